@@ -1,0 +1,34 @@
+"""sepmat: matrices with structure. Separated representations, Kronecker algebra, low displacement rank."""
+
+from .basic import Dense, Diagonal, Identity, LowRank
+from .errors import (
+    ArgumentError,
+    BackendError,
+    ConditionWarning,
+    ConvergenceWarning,
+    DTypeError,
+    FormatError,
+    NonFiniteError,
+    PrecisionWarning,
+    SepmatError,
+    ShapeError,
+    SingularMatrixError,
+    SizeLimitError,
+    UnsupportedError,
+)
+from .linalg import (
+    convert,
+    diagonal,
+    eigvals,
+    factorize,
+    inverse,
+    lstsq,
+    norm,
+    slogdet,
+    solve,
+    svdvals,
+    trace,
+)
+from .matrix import Product, Scaled, StructuredMatrix, Sum
+
+__version__ = "0.1.0"

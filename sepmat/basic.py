@@ -1,0 +1,523 @@
+"""Dense, Diagonal, Identity and LowRank."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, final
+
+from . import _array, _check
+from ._array import Array
+from .errors import ShapeError, message
+from .linalg import (
+    conversion,
+    diagonal,
+    eigvals,
+    inverse,
+    norm,
+    singular,
+    slogdet,
+    solve,
+    svdvals,
+    trace,
+)
+from .matrix import StructuredMatrix, _take, structure
+
+__all__ = ["Dense", "Diagonal", "Identity", "LowRank"]
+
+
+@final
+@structure
+class Dense(StructuredMatrix):
+    """A dense matrix in the contract of the structured ones.
+
+    A: (m, n), any floating point dtype (integers become float64). Products cost m n multiplications a vector.
+
+    >>> import numpy as np, sepmat as sm
+    >>> sm.Dense([[1.0, 2.0], [3.0, 4.0]]) @ np.array([1.0, 1.0])
+    array([3., 7.])
+    """
+
+    array: Array
+
+    def __init__(self, A: Any) -> None:
+        object.__setattr__(self, "array", _check.as_array(A, "Dense", "A", 2, keep=True))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return (self.array.shape[0], self.array.shape[1])
+
+    def _apply(self, x: Array, axis: int) -> Array:
+        return x @ self.xp.matrix_transpose(self.array) if axis == -1 else self.array @ x
+
+    def _transpose(self) -> StructuredMatrix:
+        return Dense._of(array=self.xp.matrix_transpose(self.array))
+
+    def _times(self, other: StructuredMatrix) -> Any:
+        if isinstance(other, Dense):
+            return Dense._of(array=other._product_from_left(self.array))
+        return NotImplemented
+
+    def _product_from_left(self, left: Array) -> Array:
+        a, b = _array.promote(left, self.array)
+        return a @ b
+
+    def _plus(self, other: StructuredMatrix) -> Any:
+        if isinstance(other, Dense):
+            a, b = _array.promote(self.array, other.array)
+            return Dense._of(array=a + b)
+        return NotImplemented
+
+    def _scale(self, s: Array) -> StructuredMatrix:
+        a, b = _array.promote(s, self.array)
+        return Dense._of(array=a * b)
+
+    def _block(self, rows: Sequence[int], cols: Sequence[int]) -> Array:
+        return _take(_take(self.array, rows, 0), cols, 1)
+
+    def _to_dense(self) -> Array:
+        return _array.copy(self.array)
+
+
+@final
+@structure
+class Diagonal(StructuredMatrix):
+    """diag(d), square. d: (n,). Products, solves and everything else cost n.
+
+    >>> import sepmat as sm
+    >>> sm.Diagonal([1.0, 2.0]) @ sm.Diagonal([3.0, 4.0])
+    Diagonal(shape=(2, 2), float64)
+    """
+
+    d: Array
+
+    def __init__(self, d: Any) -> None:
+        object.__setattr__(self, "d", _check.as_array(d, "Diagonal", "d", 1, keep=True))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return (self.d.shape[0], self.d.shape[0])
+
+    def _apply(self, x: Array, axis: int) -> Array:
+        return x * (self.d if axis == -1 else self.d[:, None])
+
+    def _transpose(self) -> StructuredMatrix:
+        return self
+
+    def _times(self, other: StructuredMatrix) -> Any:
+        if isinstance(other, Diagonal):
+            a, b = _array.promote(self.d, other.d)
+            return Diagonal._of(d=a * b)
+        if isinstance(other, LowRank):
+            return LowRank._of(
+                U=self @ other.U,
+                V=_array.astype(other.V, self.xp.result_type(self.dtype, other.dtype)),
+            )
+        if isinstance(other, Dense):
+            return Dense._of(array=self @ other.array)
+        return NotImplemented
+
+    def _rtimes(self, other: StructuredMatrix) -> Any:
+        if isinstance(other, (LowRank, Dense)):
+            return (self @ other.T).T
+        return NotImplemented
+
+    def _plus(self, other: StructuredMatrix) -> Any:
+        if isinstance(other, (Diagonal, Identity)):
+            a, b = _array.promote(self.d, diagonal(other))
+            return Diagonal._of(d=a + b)
+        return NotImplemented
+
+    def _scale(self, s: Array) -> StructuredMatrix:
+        a, b = _array.promote(s, self.d)
+        return Diagonal._of(d=a * b)
+
+    def _block(self, rows: Sequence[int], cols: Sequence[int]) -> Array:
+        xp = self.xp
+        i = xp.asarray(list(rows), dtype=xp.int64, device=self.device)
+        j = xp.asarray(list(cols), dtype=xp.int64, device=self.device)
+        hit = i[:, None] == j[None, :]
+        return xp.where(
+            hit, _take(self.d, rows, 0)[:, None], xp.zeros((), dtype=self.dtype, device=self.device)
+        )
+
+    def _to_dense(self) -> Array:
+        return self._block(range(self.shape[0]), range(self.shape[1]))
+
+
+@final
+@structure
+class Identity(StructuredMatrix):
+    """The n×n identity, of the library, dtype and device of `like` (default: NumPy float64). No parameters.
+
+    >>> import numpy as np, sepmat as sm
+    >>> sm.Identity(3, like=np.zeros(1, "float32"))
+    Identity(shape=(3, 3), float32)
+    """
+
+    n: int
+    like: Array
+
+    def __init__(self, n: int, like: Any = None) -> None:
+        like = _check.as_array(0.0 if like is None else like, "Identity", "like")
+        empty = _array.array_namespace(like).empty(
+            (0,), dtype=like.dtype, device=_array.device(like)
+        )
+        object.__setattr__(self, "n", _check.as_integer(n, "Identity", "n", 0))
+        object.__setattr__(self, "like", _array.freeze(empty))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return (self.n, self.n)
+
+    def _apply(self, x: Array, axis: int) -> Array:
+        return _array.copy(x)
+
+    def _transpose(self) -> StructuredMatrix:
+        return self
+
+    def _times(self, other: StructuredMatrix) -> Any:
+        dtype = self.xp.result_type(self.dtype, other.dtype)
+        return other if dtype == other.dtype else other.astype(dtype)
+
+    def _rtimes(self, other: StructuredMatrix) -> Any:
+        return self._times(other)
+
+    def _plus(self, other: StructuredMatrix) -> Any:
+        return convert_identity(self)._plus(other)
+
+    def _scale(self, s: Array) -> StructuredMatrix:
+        return convert_identity(self)._scale(s)
+
+    def _block(self, rows: Sequence[int], cols: Sequence[int]) -> Array:
+        xp = self.xp
+        i = xp.asarray(list(rows), dtype=xp.int64, device=self.device)
+        j = xp.asarray(list(cols), dtype=xp.int64, device=self.device)
+        return xp.astype(i[:, None] == j[None, :], self.dtype)
+
+
+@final
+@structure
+class LowRank(StructuredMatrix):
+    """U Vᵀ (V is not conjugated). U: (m, r), V: (n, r). Products cost (m + n) r a vector.
+
+    >>> import numpy as np, sepmat as sm
+    >>> sm.LowRank(np.ones((3, 1)), np.ones((2, 1))).to_dense()
+    array([[1., 1.],
+           [1., 1.],
+           [1., 1.]])
+    """
+
+    U: Array
+    V: Array
+
+    def __init__(self, U: Any, V: Any) -> None:
+        U, V = _check.as_arrays([("U", U), ("V", V)], "LowRank", 2)
+        if U.shape[1] != V.shape[1]:
+            raise ShapeError(
+                message(
+                    "LowRank",
+                    "V",
+                    f"shape {tuple(V.shape)}",
+                    f"{U.shape[1]} columns: U is {tuple(U.shape)}",
+                    "The matrix is U @ V.T",
+                )
+            )
+        object.__setattr__(self, "U", U)
+        object.__setattr__(self, "V", V)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return (self.U.shape[0], self.V.shape[0])
+
+    @property
+    def rank(self) -> int:
+        """The number of columns stored."""
+        return int(self.U.shape[1])
+
+    def _apply(self, x: Array, axis: int) -> Array:
+        if axis == -1:
+            return (x @ self.V) @ self.xp.matrix_transpose(self.U)
+        return self.U @ (self.xp.matrix_transpose(self.V) @ x)
+
+    def _transpose(self) -> StructuredMatrix:
+        return LowRank._of(U=self.V, V=self.U)
+
+    def _times(self, other: StructuredMatrix) -> Any:
+        V = other.T @ self.V
+        return LowRank._of(U=_array.astype(self.U, V.dtype), V=V)
+
+    def _rtimes(self, other: StructuredMatrix) -> Any:
+        U = other @ self.U
+        return LowRank._of(U=U, V=_array.astype(self.V, U.dtype))
+
+    def _plus(self, other: StructuredMatrix) -> Any:
+        if isinstance(other, LowRank):
+            U1, V1, U2, V2 = _array.promote(self.U, self.V, other.U, other.V)
+            xp = self.xp
+            return LowRank._of(U=xp.concat((U1, U2), axis=1), V=xp.concat((V1, V2), axis=1))
+        return NotImplemented
+
+    def _scale(self, s: Array) -> StructuredMatrix:
+        s, U, V = _array.promote(s, self.U, self.V)
+        return LowRank._of(U=s * U, V=V)
+
+    def _block(self, rows: Sequence[int], cols: Sequence[int]) -> Array:
+        return _take(self.U, rows, 0) @ self.xp.matrix_transpose(_take(self.V, cols, 0))
+
+    def _to_dense(self) -> Array:
+        return self.U @ self.xp.matrix_transpose(self.V)
+
+    def _detail(self) -> str:
+        return f"{self.shape[0]}×{self.rank} times {self.rank}×{self.shape[1]}"
+
+
+# Dense ------------------------------------------------------------------------------------------------------------------
+
+
+@solve.register
+def _(A: Dense, b: Array) -> Array:
+    _check_singular(A.array, "solve")
+    return A.xp.linalg.solve(A.array, b) if A.shape[0] else _array.copy(b)
+
+
+@inverse.register
+def _(A: Dense) -> Dense:
+    _check_singular(A.array, "inverse")
+    return Dense._of(array=A.xp.linalg.inv(A.array))
+
+
+def _check_singular(array: Array, where: str) -> None:
+    u = _array.unit_roundoff(_array.array_namespace(array), array.dtype)
+    _check.check_rcond(
+        _array.rcond(array),
+        array.shape[0],
+        u,
+        where,
+        f"A (dense {array.shape[0]}×{array.shape[1]})",
+    )
+
+
+@slogdet.register
+def _(A: Dense) -> tuple[Array, Array]:
+    xp = A.xp
+    if A.shape[0] == 0:
+        return xp.ones((), dtype=A.dtype, device=A.device), xp.zeros(
+            (), dtype=_array.real_dtype(xp, A.dtype), device=A.device
+        )
+    return tuple(xp.linalg.slogdet(A.array))  # type: ignore[return-value]
+
+
+@trace.register
+def _(A: Dense) -> Array:
+    return A.xp.sum(A.xp.linalg.diagonal(A.array))
+
+
+@diagonal.register
+def _(A: Dense) -> Array:
+    return _array.copy(A.xp.linalg.diagonal(A.array))
+
+
+@norm.register
+def _(A: Dense, ord: Any) -> Array:
+    xp = A.xp
+    if ord == "fro":
+        return _array.frobenius(A.array)
+    sums = xp.sum(xp.abs(A.array), axis=0 if ord == 1 else 1)
+    return xp.max(sums) if sums.shape[0] else xp.zeros((), dtype=sums.dtype, device=A.device)
+
+
+@eigvals.register
+def _(A: Dense) -> Array:
+    return _array.eigvals(A.array)
+
+
+@svdvals.register
+def _(A: Dense) -> Array:
+    return A.xp.linalg.svdvals(A.array)
+
+
+# Diagonal ---------------------------------------------------------------------------------------------------------------
+
+
+@solve.register
+def _(A: Diagonal, b: Array) -> Array:
+    _check_nonzero(A, "solve")
+    return b / A.d[:, None]
+
+
+@inverse.register
+def _(A: Diagonal) -> Diagonal:
+    _check_nonzero(A, "inverse")
+    return Diagonal._of(d=1.0 / A.d)
+
+
+def _check_nonzero(A: Diagonal, where: str) -> None:
+    # a diagonal solve is exact entry by entry, whatever the condition: only a zero makes it impossible
+    if bool(A.xp.any(A.d == 0)):
+        raise singular(A, where, "a zero on the diagonal")
+
+
+@slogdet.register
+def _(A: Diagonal) -> tuple[Array, Array]:
+    return log_product(A.d)
+
+
+def log_product(values: Array, real: bool = False) -> tuple[Array, Array]:
+    """(sign, log|·|) of the product of numbers; real: the product is known to be real though they are complex."""
+    xp = _array.array_namespace(values)
+    size = xp.abs(values)
+    units = values / _array.astype(xp.where(size > 0, size, xp.ones_like(size)), values.dtype)
+    sign = xp.prod(xp.where(size > 0, units, xp.zeros_like(units)))
+    if real and _array.is_complex(values):
+        sign = xp.sign(xp.round(xp.real(sign)))
+    return sign, xp.sum(xp.log(size))
+
+
+@trace.register
+def _(A: Diagonal) -> Array:
+    return A.xp.sum(A.d)
+
+
+@diagonal.register
+def _(A: Diagonal) -> Array:
+    return _array.copy(A.d)
+
+
+@norm.register
+def _(A: Diagonal, ord: Any) -> Array:
+    if ord == "fro":
+        return _array.frobenius(A.d)
+    return A.xp.max(A.xp.abs(A.d)) if A.shape[0] else A.xp.abs(A.xp.sum(A.d))
+
+
+@eigvals.register
+def _(A: Diagonal) -> Array:
+    return _array.astype(_array.copy(A.d), _array.complex_dtype(A.xp, A.dtype))
+
+
+@svdvals.register
+def _(A: Diagonal) -> Array:
+    return A.xp.sort(A.xp.abs(A.d), descending=True)
+
+
+# Identity ---------------------------------------------------------------------------------------------------------------
+
+
+@conversion
+def convert_identity(A: Identity) -> Diagonal:
+    return Diagonal._of(d=A.xp.ones((A.n,), dtype=A.dtype, device=A.device))
+
+
+@solve.register
+def _(A: Identity, b: Array) -> Array:
+    return _array.copy(b)
+
+
+@inverse.register
+def _(A: Identity) -> Identity:
+    return A
+
+
+@slogdet.register
+def _(A: Identity) -> tuple[Array, Array]:
+    return log_product(convert_identity(A).d)
+
+
+@trace.register
+def _(A: Identity) -> Array:
+    return A.xp.asarray(float(A.n), dtype=A.dtype, device=A.device)
+
+
+@diagonal.register
+def _(A: Identity) -> Array:
+    return convert_identity(A).d + 0
+
+
+@norm.register
+def _(A: Identity, ord: Any) -> Array:
+    value = math.sqrt(A.n) if ord == "fro" else float(A.n > 0)
+    return A.xp.asarray(value, dtype=_array.real_dtype(A.xp, A.dtype), device=A.device)
+
+
+@eigvals.register
+def _(A: Identity) -> Array:
+    return A.xp.ones((A.n,), dtype=_array.complex_dtype(A.xp, A.dtype), device=A.device)
+
+
+@svdvals.register
+def _(A: Identity) -> Array:
+    return A.xp.ones((A.n,), dtype=_array.real_dtype(A.xp, A.dtype), device=A.device)
+
+
+# LowRank ----------------------------------------------------------------------------------------------------------------
+
+
+def _core(A: LowRank) -> Array:
+    """R_U R_Vᵀ of the thin QR factors: the singular values and the norm of U Vᵀ, (r, r) at most."""
+    xp = A.xp
+    R, S = (xp.linalg.qr(X, mode="reduced")[1] for X in (A.U, A.V))
+    return R @ xp.matrix_transpose(S)
+
+
+@solve.register
+def _(A: LowRank, b: Array) -> Array:
+    return solve.rule(_full_rank(A, "solve"), b)
+
+
+@inverse.register
+def _(A: LowRank) -> StructuredMatrix:
+    return inverse.rule(_full_rank(A, "inverse"))
+
+
+def _full_rank(A: LowRank, where: str) -> Dense:
+    if A.rank < A.shape[0]:
+        raise singular(A, where, f"rank {A.rank} < {A.shape[0]}")
+    return Dense._of(array=A.to_dense())  # n <= r: not larger than the factors
+
+
+@slogdet.register
+def _(A: LowRank) -> tuple[Array, Array]:
+    if A.rank < A.shape[0]:
+        return log_product(A.xp.zeros((1,), dtype=A.dtype, device=A.device))
+    return slogdet.rule(Dense._of(array=A.to_dense()))
+
+
+@trace.register
+def _(A: LowRank) -> Array:
+    return A.xp.sum(diagonal.rule(A))
+
+
+@diagonal.register
+def _(A: LowRank) -> Array:
+    k = min(A.shape)
+    return A.xp.sum(A.U[:k, :] * A.V[:k, :], axis=1)
+
+
+@norm.register
+def _(A: LowRank, ord: Any) -> Array:
+    if ord == "fro":
+        return _array.frobenius(_core(A))
+    raise norm.unsupported(A, f"no closed form of ord={ord!r}")
+
+
+@eigvals.register
+def _(A: LowRank) -> Array:
+    """The eigenvalues of VᵀU and zeros (those of U Vᵀ when that is smaller)."""
+    n, r = A.shape[0], A.rank
+    if r >= n:
+        return _array.eigvals(A.to_dense())
+    xp = A.xp
+    values = _array.eigvals(xp.matrix_transpose(A.V) @ A.U)
+    return xp.concat((values, xp.zeros((n - r,), dtype=values.dtype, device=A.device)))
+
+
+@svdvals.register
+def _(A: LowRank) -> Array:
+    xp, k = A.xp, min(A.shape)
+    values = (
+        xp.linalg.svdvals(_core(A))[:k]
+        if A.rank and k
+        else xp.zeros((0,), dtype=_array.real_dtype(xp, A.dtype), device=A.device)
+    )
+    return xp.concat(
+        (values, xp.zeros((k - values.shape[0],), dtype=values.dtype, device=A.device))
+    )

@@ -1,0 +1,85 @@
+"""The errors and warnings of the library: one class for each kind of trouble, all of them `SepmatError`.
+
+Every message has one form, written by `message`:
+
+    <function>: <argument>: <what was given>; expected <what>. <what to do>.
+"""
+
+from scipy.linalg import LinAlgError
+
+__all__ = [
+    "ArgumentError",
+    "BackendError",
+    "ConditionWarning",
+    "ConvergenceWarning",
+    "DTypeError",
+    "FormatError",
+    "NonFiniteError",
+    "PrecisionWarning",
+    "SepmatError",
+    "ShapeError",
+    "SingularMatrixError",
+    "SizeLimitError",
+    "UnsupportedError",
+]
+
+
+class SepmatError(Exception):
+    """Base of every error that sepmat raises on purpose."""
+
+
+class ArgumentError(SepmatError, ValueError):
+    """An argument has the right type and an impossible value (a rank of 0, a tolerance of -1, an unknown name)."""
+
+
+class ShapeError(SepmatError, ValueError):
+    """Sizes or numbers of axes do not fit."""
+
+
+class DTypeError(SepmatError, TypeError):
+    """An argument is of a type, or an array of a dtype, library or device, that cannot be used here."""
+
+
+class NonFiniteError(SepmatError, ValueError):
+    """Data that must be finite holds NaN or infinity."""
+
+
+class SingularMatrixError(SepmatError, LinAlgError):
+    """The matrix is singular to the precision of its dtype."""
+
+
+class SizeLimitError(SepmatError, MemoryError):
+    """The result would not fit the stated memory limit. Raised before anything is allocated."""
+
+
+class FormatError(SepmatError, ValueError):
+    """A file does not hold what it should."""
+
+
+class BackendError(SepmatError, RuntimeError):
+    """A library or device that was asked for is missing or does not work."""
+
+
+class UnsupportedError(SepmatError, NotImplementedError):
+    """No rule keeps the structure in this operation. The message names two ways out."""
+
+
+class PrecisionWarning(UserWarning):
+    """The tolerance asked for lies below what the precision of the data can give."""
+
+
+class ConvergenceWarning(UserWarning):
+    """An iteration stopped before it converged; the result carries its true error."""
+
+
+class ConditionWarning(UserWarning):
+    """The matrix is so ill-conditioned that the result has few correct digits."""
+
+
+def message(where: str, argument: str, got: str, expected: str, advice: str) -> str:
+    """One error text: who speaks, of which argument, what it got, what it wanted, what to do.
+
+    >>> message("kron", "factors", "empty", "at least one", "Use Identity(n, like=array)")
+    'kron: factors: empty; expected at least one. Use Identity(n, like=array).'
+    """
+    return f"{where}: {argument}: {got}; expected {expected}. {advice}."

@@ -1,0 +1,1 @@
+"""Kernels: arrays in, arrays out. They know no class; each is a table of rows with one signature."""

@@ -1,0 +1,408 @@
+"""What one asks about a matrix: open functions whose rule for a class stands in that class's file, right below it.
+
+    @solve.register
+    def _(A: Circulant, b): ...
+
+A function without a rule for a class raises UnsupportedError and names two ways out; nothing goes dense in silence.
+"""
+
+import functools
+import inspect
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, TypeVar
+
+from . import _array, _check
+from ._array import Array
+from .errors import DTypeError, ShapeError, SingularMatrixError, UnsupportedError, message
+from .matrix import Product, Scaled, StructuredMatrix, Sum
+
+__all__ = [
+    "SlogdetResult",
+    "convert",
+    "diagonal",
+    "eigvals",
+    "factorize",
+    "inverse",
+    "lstsq",
+    "norm",
+    "slogdet",
+    "solve",
+    "svdvals",
+    "trace",
+]
+
+Rule = TypeVar("Rule", bound=Callable[..., Any])
+
+
+class SlogdetResult(NamedTuple):
+    """Sign and logarithm of the absolute value of a determinant, as 0-d arrays."""
+
+    sign: Array
+    logabsdet: Array
+
+
+class OpenFunction:
+    """A function of a matrix that dispatches on its class: checks in front, rules behind.
+
+    `register` adds the rule for the class that its first argument is annotated with; `rules` lists them.
+    """
+
+    def __init__(self, front: Callable[..., Any], two_ways: str) -> None:
+        functools.update_wrapper(self, front)
+        self._front = front
+        self._two_ways = two_ways
+        self.rules: dict[type, Callable[..., Any]] = {}
+
+    def register(self, rule: Rule) -> Rule:
+        cls = next(iter(inspect.signature(rule, eval_str=True).parameters.values())).annotation
+        self.rules[cls] = rule
+        return rule
+
+    def __call__(self, A: StructuredMatrix, *args: Any, **kwargs: Any) -> Any:
+        if not isinstance(A, StructuredMatrix):
+            raise DTypeError(
+                message(
+                    self.__name__,
+                    "A",
+                    f"a {type(A).__name__}",
+                    "a structured matrix",
+                    "Use sm.Dense(A), or the function of the array library",
+                )
+            )
+        with _array.quiet():
+            return self._front(A, *args, **kwargs)
+
+    def rule(self, A: StructuredMatrix, *args: Any) -> Any:
+        """The rule for the class of A, applied to checked arguments."""
+        found = self.rules.get(type(A))
+        if found is None:
+            raise self.unsupported(A)
+        return found(A, *args)
+
+    def unsupported(
+        self, A: StructuredMatrix, why: str = "no rule that keeps the structure"
+    ) -> UnsupportedError:
+        can = ", ".join(sorted(c.__name__ for c in self.rules)) or "no class yet"
+        return UnsupportedError(
+            message(self.__name__, "A", f"{why} for {A._name()}", f"one of {can}", self._two_ways)
+        )
+
+    __name__: str
+
+
+def open_function(two_ways: str) -> Callable[[Callable[..., Any]], OpenFunction]:
+    return lambda front: OpenFunction(front, two_ways)
+
+
+DENSE = "sm.Dense(A.to_dense())"
+
+
+@open_function(
+    f"Use sm.solve({DENSE}, b), or an iterative solver such as scipy.sparse.linalg.gmres(A, b)"
+)
+def solve(A: StructuredMatrix, b: Any) -> Array:
+    """The solution x of A x = b, by the structure of A; b of shape (n,) or (n, k).
+
+    Direct and backward stable for every class that has a rule. Raises ShapeError unless A is square and b fits,
+    NonFiniteError for NaN or infinity, SingularMatrixError when rcond(A) < n u, UnsupportedError without a rule.
+
+    >>> import numpy as np, sepmat as sm
+    >>> sm.solve(sm.Diagonal([2.0, 4.0]), np.array([2.0, 2.0]))
+    array([1. , 0.5])
+    """
+    b = _check.as_array(b, "solve", "b", like=A.arrays()[0])
+    if A.shape[0] != A.shape[1]:
+        raise ShapeError(
+            message("solve", "A", f"{A.shape[0]}×{A.shape[1]}", "a square matrix", "Use lstsq()")
+        )
+    if b.ndim not in (1, 2) or b.shape[0] != A.shape[0]:
+        raise ShapeError(
+            message(
+                "solve",
+                "b",
+                f"shape {tuple(b.shape)}",
+                f"({A.shape[0]},) or ({A.shape[0]}, k)",
+                "Check the sizes",
+            )
+        )
+    _checked(A, "solve")
+    _check.check_finite(b, "solve", "b")
+    dtype = A.xp.result_type(A.dtype, _check.check_full_precision(b, "solve", "b").dtype)
+    x = solve.rule(A.astype(dtype), _array.astype(b if b.ndim == 2 else b[:, None], dtype))
+    return x if b.ndim == 2 else x[:, 0]
+
+
+@open_function(f"Use sm.inverse({DENSE}), or sm.solve(A, b) for the products you need")
+def inverse(A: StructuredMatrix) -> StructuredMatrix:
+    """A⁻¹ as a structured matrix. Raises as `solve` does."""
+    _check.check_square(A.shape, "inverse")
+    return inverse.rule(_checked(A, "inverse"))
+
+
+@open_function(f"Use numpy.linalg.lstsq(A.to_dense(), b), or scipy.sparse.linalg.lsmr(A, b)")
+def lstsq(A: StructuredMatrix, b: Any) -> Array:
+    """The least-squares solution of A x ≈ b. No class has a rule yet."""
+    return lstsq.rule(A, _check.as_array(b, "lstsq", "b", like=A.arrays()[0]))
+
+
+@open_function(f"Use sm.slogdet({DENSE}), or sm.slogdet of the factors")
+def slogdet(A: StructuredMatrix) -> SlogdetResult:
+    """(sign, log|det A|) of a square matrix; (0, -inf) for a singular one.
+
+    >>> import sepmat as sm
+    >>> sign, logabsdet = sm.slogdet(sm.Diagonal([-1.0, 1.0]))
+    >>> float(sign), float(logabsdet)
+    (-1.0, 0.0)
+    """
+    _check.check_square(A.shape, "slogdet")
+    return SlogdetResult(*slogdet.rule(_checked(A, "slogdet")))
+
+
+@open_function("Use sm.diagonal(A) and sum it, or A.to_dense()")
+def trace(A: StructuredMatrix) -> Array:
+    """Σ_i A[i, i] as a 0-d array; rectangular matrices have min(m, n) diagonal entries, as numpy.trace."""
+    return trace.rule(A)
+
+
+@open_function("Read entries with A[i, i], or use A.to_dense()")
+def diagonal(A: StructuredMatrix) -> Array:
+    """The main diagonal, min(m, n) entries."""
+    return diagonal.rule(A)
+
+
+@open_function(f"Use sm.norm({DENSE}, ord), or ord='fro' where a rule exists")
+def norm(A: StructuredMatrix, ord: Any = "fro") -> Array:
+    """A norm of A as a 0-d array: "fro" (Frobenius), 1 and inf (largest column, row sum), 2 (spectral), "nuc" (nuclear).
+
+    Which of them a class offers is in the capability table; no Frobenius norm is computed from Gram matrices where
+    that would cost digits.
+    """
+    if isinstance(ord, str):
+        _check.as_choice(ord, ("fro", "nuc"), "norm", "ord")
+    elif ord not in (1, 2, float("inf")):
+        raise _check.ArgumentError(
+            message("norm", "ord", repr(ord), "'fro', 'nuc', 1, 2 or inf", "Did you mean ord='fro'")
+        )
+    if ord in (2, "nuc") and type(A) in svdvals.rules:
+        s = svdvals(A)
+        if ord == "nuc":
+            return A.xp.sum(s)
+        return A.xp.max(s) if s.shape[0] else A.xp.zeros((), dtype=s.dtype, device=A.device)
+    return norm.rule(A, ord)
+
+
+@open_function(f"Use sm.eigvals({DENSE}), or scipy.sparse.linalg.eigs(A)")
+def eigvals(A: StructuredMatrix) -> Array:
+    """The eigenvalues of a square matrix, complex, with multiplicity, in no particular order."""
+    _check.check_square(A.shape, "eigvals")
+    return eigvals.rule(_checked(A, "eigvals"))
+
+
+@open_function(f"Use sm.svdvals({DENSE}), or scipy.sparse.linalg.svds(A)")
+def svdvals(A: StructuredMatrix) -> Array:
+    """The min(m, n) singular values, largest first."""
+    return svdvals.rule(_checked(A, "svdvals"))
+
+
+@open_function(
+    "Use sm.solve(A, b) with all right-hand sides at once, or scipy.linalg.lu_factor(A.to_dense())"
+)
+def factorize(A: StructuredMatrix) -> Any:
+    """A factorization to solve with many times. No class has a rule yet."""
+    return factorize.rule(A)
+
+
+def _checked(A: StructuredMatrix, where: str) -> StructuredMatrix:
+    """A with finite entries in a precision that can be factored."""
+    for a in A.arrays():
+        _check.check_full_precision(_check.check_finite(a, where, "A"), where, "A")
+    return A
+
+
+def singular(A: StructuredMatrix, where: str, why: str, rcond: float = 0.0) -> SingularMatrixError:
+    return SingularMatrixError(
+        message(
+            where,
+            "A",
+            f"{A._name()} is singular ({why}, rcond {rcond:.1e})",
+            "a nonsingular matrix",
+            "Use lstsq(), or add a multiple of the identity",
+        )
+    )
+
+
+# conversions ------------------------------------------------------------------------------------------------------------
+
+_conversions: dict[type, dict[type, Callable[[Any], StructuredMatrix]]] = {}
+
+
+def conversion(rule: Rule) -> Rule:
+    """Register an exact conversion; the classes are read off the annotations: def _(A: Circulant) -> Toeplitz."""
+    signature = inspect.signature(rule, eval_str=True)
+    (parameter,) = signature.parameters.values()
+    _conversions.setdefault(parameter.annotation, {})[signature.return_annotation] = rule
+    return rule
+
+
+def convert(A: StructuredMatrix, structure: type) -> StructuredMatrix:
+    """A as a matrix of another class, exactly (up to rounding); the shortest chain of known conversions is taken.
+
+    >>> import sepmat as sm
+    >>> sm.convert(sm.Circulant([1.0, 2.0, 3.0]), sm.Toeplitz)
+    Toeplitz(shape=(3, 3), float64)
+    """
+    if not isinstance(A, StructuredMatrix):
+        raise DTypeError(
+            message(
+                "convert",
+                "A",
+                f"a {type(A).__name__}",
+                "a structured matrix",
+                "Use approximate() for dense matrices",
+            )
+        )
+    for path in _paths(type(A)):
+        if path[-1] is structure:
+            for source, target in zip(path, path[1:], strict=False):
+                A = _conversions[source][target](A)
+            return A
+    reachable = (
+        ", ".join(sorted({p[-1].__name__ for p in _paths(type(A))} - {type(A).__name__}))
+        or "no other class"
+    )
+    name = getattr(structure, "__name__", repr(structure))
+    raise UnsupportedError(
+        message(
+            "convert",
+            "structure",
+            f"{A._name()} to {name}",
+            f"one of: {reachable}",
+            "Use approximate(A.to_dense(), ...), or nearest_* for the closest member of a class",
+        )
+    )
+
+
+def _paths(start: type) -> Iterator[tuple[type, ...]]:
+    """Chains of conversions from a class, shortest first."""
+    queue, seen = deque([(start,)]), {start}
+    while queue:
+        path = queue.popleft()
+        yield path
+        for target in _conversions.get(path[-1], {}):
+            if target not in seen:
+                seen.add(target)
+                queue.append((*path, target))
+
+
+# rules of the lazy nodes --------------------------------------------------------------------------------------------------
+
+
+@solve.register
+def _(A: Scaled, b: Array) -> Array:
+    return solve.rule(A.matrix.astype(b.dtype), b) / _nonzero(A, "solve")
+
+
+@inverse.register
+def _(A: Scaled) -> StructuredMatrix:
+    return inverse.rule(A.matrix)._scale(1.0 / _nonzero(A, "inverse"))
+
+
+@slogdet.register
+def _(A: Scaled) -> tuple[Array, Array]:
+    sign, logabs = slogdet.rule(A.matrix)
+    xp, n = A.xp, A.shape[0]
+    size = xp.abs(A.scale)
+    unit = xp.where(
+        size > 0,
+        A.scale / _array.astype(xp.where(size > 0, size, xp.ones_like(size)), A.scale.dtype),
+        xp.zeros_like(A.scale),
+    )
+    return sign * integer_power(unit, n), logabs + (n * xp.log(size) if n else 0.0)
+
+
+@trace.register
+def _(A: Scaled) -> Array:
+    return A.scale * trace.rule(A.matrix)
+
+
+@diagonal.register
+def _(A: Scaled) -> Array:
+    return A.scale * diagonal.rule(A.matrix)
+
+
+@norm.register
+def _(A: Scaled, ord: Any) -> Array:
+    return A.xp.abs(A.scale) * norm(A.matrix, ord)
+
+
+@eigvals.register
+def _(A: Scaled) -> Array:
+    values = eigvals.rule(A.matrix)
+    return _array.astype(A.scale, values.dtype) * values
+
+
+@svdvals.register
+def _(A: Scaled) -> Array:
+    return A.xp.abs(A.scale) * svdvals.rule(A.matrix)
+
+
+@trace.register
+def _(A: Sum) -> Array:
+    first, *rest = (trace.rule(B) for B in A.terms)
+    return sum(rest, start=first)
+
+
+@diagonal.register
+def _(A: Sum) -> Array:
+    first, *rest = (diagonal.rule(B) for B in A.terms)
+    return sum(rest, start=first)
+
+
+@solve.register
+def _(A: Product, b: Array) -> Array:
+    for B in _square_factors(A, solve):
+        b = solve.rule(B.astype(b.dtype), b)
+    return b
+
+
+@inverse.register
+def _(A: Product) -> StructuredMatrix:
+    first, *rest = (inverse.rule(B) for B in reversed(_square_factors(A, inverse)))
+    return functools.reduce(lambda X, Y: Y @ X, rest, first)
+
+
+@slogdet.register
+def _(A: Product) -> tuple[Array, Array]:
+    results = [slogdet.rule(B) for B in _square_factors(A, slogdet)]
+    sign, logabs = results[0]
+    for s, l in results[1:]:
+        sign, logabs = sign * s, logabs + l
+    return sign, logabs
+
+
+def _square_factors(A: Product, function: OpenFunction) -> tuple[StructuredMatrix, ...]:
+    if any(B.shape[0] != B.shape[1] for B in A.factors):
+        raise function.unsupported(A, "a product of rectangular factors has no rule")
+    return A.factors
+
+
+def _nonzero(A: Scaled, where: str) -> Array:
+    if _array.to_float(A.xp.abs(A.scale)) == 0:
+        raise singular(A, where, "the scale is 0")
+    return A.scale
+
+
+def integer_power(unit: Array, k: int) -> Array:
+    """unit^k for a number of modulus 0 or 1 and any Python integer k >= 0, exactly for real ones."""
+    xp = _array.array_namespace(unit)
+    if k == 0:
+        return xp.ones_like(unit)
+    if not _array.is_complex(unit):
+        return unit if k % 2 else unit * unit
+    angle = xp.atan2(xp.imag(unit), xp.real(unit)) * float(k)
+    return xp.where(
+        xp.abs(unit) > 0,
+        _array.astype(xp.cos(angle) + 1j * xp.sin(angle), unit.dtype),
+        xp.zeros_like(unit),
+    )

@@ -1,0 +1,736 @@
+"""The contract of a structured matrix, and the three lazy nodes that close it: Sum, Product, Scaled.
+
+A structure says three things: its `shape`, how it is applied along one axis (`_apply`), and its transpose
+(`_transpose`). It may say more: which products and sums stay in its class (`_times`, `_rtimes`, `_plus`), what a
+multiple of it is (`_scale`), and how entries are read off (`_block`, `_to_dense`). Everything else is written here,
+once for everybody.
+"""
+
+import abc
+import dataclasses
+import math
+import numbers
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Self, final
+
+from . import _array, _check
+from ._array import Array, Namespace
+from .errors import DTypeError, ShapeError, SizeLimitError, message
+
+structure = dataclasses.dataclass(frozen=True, eq=False, repr=False, init=False)
+
+
+class StructuredMatrix(abc.ABC):
+    """A matrix that is stored, multiplied and solved by its structure.
+
+    Data is frozen: a structure is one to a few arrays in a frozen dataclass. `xp`, dtype and device are read off
+    these arrays. Build one with its class, then use `A @ x`, `x @ A`, `A @ B`, `A + B`, `2 * A`, `A.T`, `A.H`,
+    `A[i, j]`, `A.block(rows, cols)`, and the functions `solve`, `inverse`, `slogdet`, `trace`, `diagonal`, `norm`,
+    `eigvals` and `svdvals`.
+    """
+
+    __array_ufunc__ = None  # lets x @ A and 2 * A reach us when x is a NumPy array
+    _memo: dict[str, tuple[Any, Any]]
+
+    # --- what a structure must say ------------------------------------------------------------------------------------
+
+    @property
+    @abc.abstractmethod
+    def shape(self) -> tuple[int, int]:
+        """(rows, columns), exact Python ints."""
+
+    @abc.abstractmethod
+    def _apply(self, x: Array, axis: int) -> Array:
+        """A along one axis of x (-1, or -2 of a matrix or stack of matrices), the other axes kept.
+
+        `A @ X` is axis=-2, `x @ A.T` is axis=-1. x is already checked, and of the dtype of A (or A is real and x
+        is of its precision).
+        """
+
+    @abc.abstractmethod
+    def _transpose(self) -> "StructuredMatrix":
+        """The transpose, without conjugation."""
+
+    # --- what it may say ----------------------------------------------------------------------------------------------
+
+    def _times(self, other: "StructuredMatrix") -> Any:
+        """self @ other where that stays closed, else NotImplemented."""
+        return NotImplemented
+
+    def _rtimes(self, other: "StructuredMatrix") -> Any:
+        """other @ self, asked when other._times(self) gave NotImplemented."""
+        return NotImplemented
+
+    def _plus(self, other: "StructuredMatrix") -> Any:
+        """self + other where that stays closed, else NotImplemented; both sides are asked, the left one first."""
+        return NotImplemented
+
+    def _scale(self, s: Array) -> "StructuredMatrix":
+        """s A for a 0-d array of the dtype of A (or a wider one)."""
+        return Scaled._of(scale=s, matrix=self)
+
+    def _block(self, rows: Sequence[int], cols: Sequence[int]) -> Array:
+        """The dense block A[rows][:, cols]; indices are in range and not negative."""
+        if len(cols) > len(rows):
+            return _array.array_namespace(*self.arrays()).matrix_transpose(
+                self.T._block(cols, rows)
+            )
+        E = self._unit_columns(cols)
+        return _take(self._apply(E, -2), rows, 0)
+
+    def _to_dense(self) -> Array:
+        """The dense matrix, a new array; the size is already checked."""
+        return self._apply(self._unit_columns(range(self.shape[1])), -2)
+
+    def _detail(self) -> str:
+        """What the repr shows beside class, shape and dtype."""
+        return ""
+
+    def _name(self) -> str:
+        """How the structure shows inside the repr of a larger one, and in messages."""
+        return f"{type(self).__name__}({self._detail() or '×'.join(map(str, self.shape))})"
+
+    # --- arrays ---------------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def _of(cls, **fields: Any) -> Self:
+        """A matrix from fields that are already right: no checks, no copies."""
+        new = object.__new__(cls)
+        for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+            object.__setattr__(new, field.name, _freeze(fields[field.name]))
+        return new
+
+    def _fields(self) -> dict[str, Any]:
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
+
+    def arrays(self) -> tuple[Array, ...]:
+        """The stored arrays, in the order of the fields."""
+        return tuple(leaf for value in self._fields().values() for leaf in _leaves(value))
+
+    def map(self, fn: Callable[[Array], Array]) -> Self:
+        """The same structure with fn applied to every stored array (a cast, a move, a conjugation)."""
+        return self._of(**{name: _map(value, fn) for name, value in self._fields().items()})
+
+    @property
+    def xp(self) -> Namespace:
+        """The array API namespace of the stored arrays."""
+        return _array.array_namespace(*self.arrays())
+
+    @property
+    def dtype(self) -> Any:
+        arrays = self.arrays()
+        return arrays[0].dtype if len(arrays) == 1 else self.xp.result_type(*arrays)
+
+    @property
+    def device(self) -> Any:
+        return _array.device(self.arrays()[0])
+
+    @property
+    def ndim(self) -> int:
+        return 2
+
+    @property
+    def num_parameters(self) -> int:
+        """The number of stored scalars."""
+        return sum(math.prod(a.shape) for a in self.arrays())
+
+    def astype(self, dtype: Any) -> Self:
+        """The same matrix in another floating point dtype of its library."""
+        dtype = _array.as_dtype(self.xp, dtype)
+        if not self.xp.isdtype(dtype, ("real floating", "complex floating")):
+            raise DTypeError(
+                message(
+                    "astype",
+                    "dtype",
+                    str(dtype),
+                    "a floating point dtype",
+                    "Use float32, float64, complex64 or complex128",
+                )
+            )
+        if self._is_complex and not self.xp.isdtype(dtype, "complex floating"):
+            raise DTypeError(
+                message(
+                    "astype",
+                    "dtype",
+                    f"{dtype} for a complex matrix",
+                    "a complex dtype",
+                    "It would drop the imaginary part; use A.map(xp.real) if that is wanted",
+                )
+            )
+        return self if dtype == self.dtype else self.map(lambda a: _array.astype(a, dtype))
+
+    def to_device(self, device: Any) -> Self:
+        """The same matrix on another device of its library."""
+        return self.map(lambda a: _array.compat.to_device(a, device))
+
+    @property
+    def _is_complex(self) -> bool:
+        return bool(self.xp.isdtype(self.dtype, "complex floating"))
+
+    def _remember(self, key: str, compute: Callable[[], Any]) -> Any:
+        """A value computed from the arrays once: idempotent, dropped by map and pickling, never data."""
+        versions = _array.versions(self.arrays())
+        if versions is None:
+            return compute()
+        memo = self.__dict__.get("_memo")
+        if memo is None:
+            memo = self.__dict__.setdefault("_memo", {})
+        found = memo.get(key)
+        if found is None or found[0] != versions:
+            found = memo[key] = (versions, compute())
+        return found[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_memo"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update({name: _freeze(value) for name, value in state.items()})
+
+    def equals(self, other: object) -> bool:
+        """Whether other is of the same class, shape and dtype and stores the same numbers."""
+        if type(other) is not type(self) or not isinstance(other, StructuredMatrix):
+            return False
+        mine, theirs = self.arrays(), other.arrays()
+        return (
+            self.shape == other.shape
+            and len(mine) == len(theirs)
+            and all(
+                _array.library(a) == _array.library(b) and a.dtype == b.dtype and a.shape == b.shape
+                for a, b in zip(mine, theirs, strict=True)
+            )
+            and all(bool(self.xp.all(a == b)) for a, b in zip(mine, theirs, strict=True))
+        )
+
+    # --- transposes -----------------------------------------------------------------------------------------------------
+
+    @property
+    @final
+    def T(self) -> "StructuredMatrix":
+        """The transpose. `A.T.T is A` for data that is ours, so that a remembered spectrum serves both sides."""
+        if any(_array.is_torch(a) for a in self.arrays()):
+            return self._transpose()
+        transposed: StructuredMatrix = self._remember("T", self._transpose)
+        if transposed is not self:
+            transposed.__dict__.setdefault("_memo", {}).setdefault("T", ((), self))
+        return transposed
+
+    def conj(self) -> Self:
+        """The complex conjugate; the matrix itself when it is real."""
+        return (
+            self.map(lambda a: self.xp.conj(a) if _array.is_complex(a) else a)
+            if self._is_complex
+            else self
+        )
+
+    @property
+    @final
+    def H(self) -> "StructuredMatrix":
+        """The conjugate transpose."""
+        return self.conj().T
+
+    # --- products ---------------------------------------------------------------------------------------------------------
+
+    @final
+    def apply(self, x: Any, axis: int = -1) -> Array:
+        """A along one axis of x, the other axes kept: y[..., i, ...] = Σ_j A[i, j] x[..., j, ...].
+
+        With the default axis a batch of rows x of shape (..., n) becomes `x @ A.T` of shape (..., m).
+        """
+        x = _check.as_array(x, "apply", "x", like=self.arrays()[0])
+        if not isinstance(axis, numbers.Integral) or not -x.ndim <= axis < x.ndim:
+            raise _check.ArgumentError(
+                message(
+                    "apply",
+                    "axis",
+                    repr(axis),
+                    f"an integer from {-x.ndim} to {x.ndim - 1}",
+                    f"x has {x.ndim} axes",
+                )
+            )
+        axis = int(axis) % x.ndim
+        self._fits(x, axis, "apply")
+        lead, trail = tuple(x.shape[:axis]), tuple(x.shape[axis + 1 :])
+        with _array.quiet():
+            if not trail:
+                return self._product(x, -1)
+            xp = self.xp
+            y = self._product(xp.reshape(x, (*lead, self.shape[1], math.prod(trail))), -2)
+            return xp.reshape(y, (*lead, self.shape[0], *trail))
+
+    def __matmul__(self, other: Any) -> Any:
+        if isinstance(other, StructuredMatrix):
+            return _multiply(self, other)
+        x = _check.as_array(other, "A @ x", "x", like=self.arrays()[0])
+        if x.ndim == 0:
+            raise ShapeError(
+                message("A @ x", "x", "a scalar", f"length {self.shape[1]}", "Use 2 * A to scale")
+            )
+        axis = -1 if x.ndim == 1 else -2
+        self._fits(x, axis, "A @ x")
+        with _array.quiet():
+            return self._product(x, axis)
+
+    def __rmatmul__(self, other: Any) -> Any:
+        x = _check.as_array(other, "x @ A", "x", like=self.arrays()[0])
+        if x.ndim == 0:
+            raise ShapeError(
+                message("x @ A", "x", "a scalar", f"length {self.shape[0]}", "Use 2 * A to scale")
+            )
+        transposed = self.T
+        transposed._fits(x, -1, "x @ A")
+        with _array.quiet():
+            return transposed._product(x, -1)
+
+    def _fits(self, x: Array, axis: int, where: str) -> None:
+        n = self.shape[1]
+        if x.ndim and x.shape[axis] == n:
+            return
+        if n > _check.LARGEST_INDEX:
+            raise SizeLimitError(
+                message(
+                    where,
+                    "x",
+                    f"shape {tuple(x.shape)}",
+                    f"N={n} entries, more than any array can have",
+                    "Use entries, blocks, norm or trace of A",
+                )
+            )
+        shape = tuple(x.shape)
+        advice = "Check the sizes"
+        if x.ndim == 2 and axis == -2 and shape[-1] == n:
+            advice = (
+                "Did you mean x.ravel() or x @ A (rows), or x.T"
+                if shape[0] == 1
+                else "Did you mean A @ x.T or x @ A.T"
+            )
+        raise ShapeError(
+            message(
+                where,
+                "x",
+                f"shape {shape}",
+                f"length {n} along axis {axis}: A is {self._name()}",
+                advice,
+            )
+        )
+
+    def _product(self, x: Array, axis: int) -> Array:
+        """_apply after bringing A and x to a common precision; a real A takes real and imaginary part apart."""
+        xp = self.xp
+        mine = self.dtype
+        dtype = xp.result_type(mine, x.dtype)
+        if dtype == mine:
+            return self._apply(_array.astype(x, dtype), axis)
+        if self._is_complex or not xp.isdtype(dtype, "complex floating"):
+            return self.astype(dtype)._apply(_array.astype(x, dtype), axis)
+        real = self.astype(_array.real_dtype(xp, dtype))
+        x = _array.astype(x, dtype)
+        return real._apply(xp.real(x), axis) + 1j * real._apply(xp.imag(x), axis)
+
+    def matvec(self, x: Any) -> Array:
+        """A x, for SciPy's solvers: x of shape (n,) or (n, 1)."""
+        return self @ x
+
+    def rmatvec(self, x: Any) -> Array:
+        """Aᴴ x, for SciPy's solvers."""
+        return self.H @ x
+
+    def matmat(self, X: Any) -> Array:
+        """A X, for SciPy's solvers."""
+        return self @ X
+
+    def rmatmat(self, X: Any) -> Array:
+        """Aᴴ X, for SciPy's solvers."""
+        return self.H @ X
+
+    # --- sums and scalar multiples --------------------------------------------------------------------------------------
+
+    def __add__(self, other: Any) -> "StructuredMatrix":
+        return _add(self, self._partner(other, "A + B"))
+
+    def __radd__(self, other: Any) -> "StructuredMatrix":
+        return _add(self._partner(other, "A + B"), self)
+
+    def __sub__(self, other: Any) -> "StructuredMatrix":
+        return _add(self, -self._partner(other, "A - B"))
+
+    def __rsub__(self, other: Any) -> "StructuredMatrix":
+        return _add(self._partner(other, "A - B"), -self)
+
+    def __mul__(self, s: Any) -> "StructuredMatrix":
+        with _array.quiet():
+            return self._scale(self._scalar(s, "s * A"))
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, s: Any) -> "StructuredMatrix":
+        s = self._scalar(s, "A / s")
+        with _array.quiet():
+            return self._scale(1.0 / s)
+
+    def __rtruediv__(self, other: Any) -> "StructuredMatrix":
+        raise DTypeError(
+            message("c / A", "A", self._name(), "a number below the line", "Use c * sm.inverse(A)")
+        )
+
+    def __pow__(self, other: Any) -> "StructuredMatrix":
+        raise DTypeError(
+            message("A ** p", "A", self._name(), "a number", "Write A @ A for the matrix power")
+        )
+
+    def __neg__(self) -> "StructuredMatrix":
+        return -1 * self
+
+    def __pos__(self) -> "StructuredMatrix":
+        return self
+
+    def _partner(self, other: Any, where: str) -> "StructuredMatrix":
+        if isinstance(other, StructuredMatrix):
+            return other
+        raise DTypeError(
+            message(
+                where,
+                "B",
+                f"a {type(other).__name__}",
+                "a structured matrix",
+                "Use sm.Dense(B) to keep the sum lazy, or A.to_dense() + B",
+            )
+        )
+
+    def _scalar(self, s: Any, where: str) -> Array:
+        """A 0-d array of the dtype of A; complex numbers widen it."""
+        if isinstance(s, StructuredMatrix):
+            raise DTypeError(
+                message(where, "s", s._name(), "a number", "Use A @ B for the matrix product")
+            )
+        xp = self.xp
+        mine = self.arrays()[0]
+        if isinstance(
+            s, numbers.Number
+        ):  # Python and NumPy scalars adapt to the precision of the matrix
+            s = (
+                complex(s)
+                if isinstance(s, numbers.Complex) and not isinstance(s, numbers.Real)
+                else float(s)
+            )  # type: ignore[arg-type]
+            dtype = _array.complex_dtype(xp, self.dtype) if isinstance(s, complex) else self.dtype
+            return xp.asarray(s, dtype=dtype, device=_array.device(mine))
+        s = _check.as_array(s, where, "s", like=mine)
+        if s.ndim:
+            raise DTypeError(
+                message(
+                    where,
+                    "s",
+                    f"an array of shape {tuple(s.shape)}",
+                    "a number",
+                    "Use A @ x for the product, or sm.Diagonal(s) @ A",
+                )
+            )
+        return s
+
+    # --- entries and dense forms --------------------------------------------------------------------------------------
+
+    def __getitem__(self, index: Any) -> Array:
+        """A[i, j] is an entry, A[i, :] a row, A[i:k, :] a dense block; nothing else of A is formed."""
+        if not isinstance(index, tuple) or len(index) != 2:
+            raise DTypeError(
+                message(
+                    "A[i, j]",
+                    "index",
+                    repr(index),
+                    "two integers or slices",
+                    "Use A[i, :] for a row",
+                )
+            )
+        rows, cols = (
+            self._indices(ix, n, name)
+            for ix, n, name in zip(index, self.shape, ("i", "j"), strict=True)
+        )
+        block = self.block(rows, cols)
+        out = tuple(k for k, ix in zip(block.shape, index, strict=True) if isinstance(ix, slice))
+        return self.xp.reshape(block, out)
+
+    def block(self, rows: Any, cols: Any, max_bytes: int = _check.DENSE_LIMIT) -> Array:
+        """The dense block of the given rows and columns (slices or sequences of integers)."""
+        r, c = (
+            self._indices(rows, self.shape[0], "rows"),
+            self._indices(cols, self.shape[1], "cols"),
+        )
+        _check.check_bytes(
+            (len(r), len(c)),
+            _array.itemsize(self.dtype),
+            max_bytes,
+            "block",
+            "Ask for smaller blocks or pass max_bytes=",
+        )
+        if not r or not c:
+            return self.xp.zeros((len(r), len(c)), dtype=self.dtype, device=self.device)
+        with _array.quiet():
+            return self._block(r, c)
+
+    @staticmethod
+    def _indices(index: Any, n: int, name: str) -> Sequence[int]:
+        if isinstance(index, slice):
+            return range(*index.indices(n))
+        if isinstance(index, numbers.Integral) and not isinstance(index, bool):
+            index = [index]
+        elif not isinstance(index, range):
+            index = index.tolist() if hasattr(index, "tolist") else index
+            if not isinstance(index, (list, tuple)) or not all(
+                isinstance(i, numbers.Integral) and not isinstance(i, bool) for i in index
+            ):
+                raise DTypeError(
+                    message(
+                        "block",
+                        name,
+                        repr(index)[:60],
+                        "a slice or integers",
+                        "Use slice(None) for all",
+                    )
+                )
+        outside = next((i for i in index if not -n <= i < n), None)
+        if outside is not None:
+            raise IndexError(
+                message(
+                    "block", name, str(outside), f"integers from {-n} to {n - 1}", "Check the sizes"
+                )
+            )
+        return [int(i) % n for i in index]
+
+    def _unit_columns(self, cols: Sequence[int]) -> Array:
+        """The columns `cols` of the identity."""
+        xp, n = self.xp, self.shape[1]
+        j = xp.asarray(list(cols), dtype=xp.int64, device=self.device)
+        i = xp.arange(n, dtype=xp.int64, device=self.device)
+        return xp.astype(i[:, None] == j[None, :], self.dtype)
+
+    @final
+    def to_dense(self, max_bytes: int = _check.DENSE_LIMIT) -> Array:
+        """The dense matrix as a new array. Raises SizeLimitError above max_bytes, before anything is allocated."""
+        self._check_dense("to_dense", max_bytes)
+        with _array.quiet():
+            return self._to_dense()
+
+    def _check_dense(self, where: str, max_bytes: int) -> None:
+        _check.check_bytes(
+            self.shape,
+            _array.itemsize(self.dtype),
+            max_bytes,
+            where,
+            f"Use A @ x, A[i, j], A.block(...) or to_dense(max_bytes=...); A is {self.dtype}",
+        )
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        """np.asarray(A) is an explicit request: to_dense under the same limit."""
+        if copy is False:
+            raise ValueError(
+                "np.asarray(A, copy=False): a structured matrix has no dense memory to share; use copy=None"
+            )
+        dense = _array.to_numpy(self.to_dense())
+        return dense if dtype is None else dense.astype(dtype)
+
+    def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        raise DTypeError(
+            message(
+                f"numpy.{func.__name__}",
+                "argument",
+                self._name(),
+                "a NumPy array",
+                "Use the functions of sepmat, or A.to_dense()",
+            )
+        )
+
+    def __repr__(self) -> str:
+        parts = (self._detail(), f"shape={self.shape}", _array.dtype_name(self.dtype))
+        return f"{type(self).__name__}({', '.join(filter(None, parts))})"
+
+
+def _leaves(value: Any) -> Iterator[Array]:
+    if isinstance(value, StructuredMatrix):
+        yield from value.arrays()
+    elif isinstance(value, tuple):
+        for v in value:
+            yield from _leaves(v)
+    elif _array.is_array(value):
+        yield value
+
+
+def _map(value: Any, fn: Callable[[Array], Array]) -> Any:
+    if isinstance(value, StructuredMatrix):
+        return value.map(fn)
+    if isinstance(value, tuple):
+        return tuple(_map(v, fn) for v in value)
+    return fn(value) if _array.is_array(value) else value
+
+
+def _freeze(value: Any) -> Any:
+    return tuple(_freeze(v) for v in value) if isinstance(value, tuple) else _array.freeze(value)
+
+
+def _take(x: Array, indices: Sequence[int], axis: int) -> Array:
+    xp = _array.array_namespace(x)
+    return xp.take(x, xp.asarray(list(indices), dtype=xp.int64, device=_array.device(x)), axis=axis)
+
+
+def _multiply(A: StructuredMatrix, B: StructuredMatrix) -> StructuredMatrix:
+    if A.shape[1] != B.shape[0]:
+        raise ShapeError(
+            message(
+                "A @ B",
+                "B",
+                f"{B.shape[0]}×{B.shape[1]}",
+                f"{A.shape[1]} rows: A is {A.shape[0]}×{A.shape[1]}",
+                "Check the sizes",
+            )
+        )
+    _check.same_place("A @ B", (("A", A.arrays()[0]), ("B", B.arrays()[0])))
+    with _array.quiet():
+        C = A._times(B)
+        if C is NotImplemented:
+            C = B._rtimes(A)
+    return Product._of(factors=(A, B)) if C is NotImplemented else C
+
+
+def _add(A: StructuredMatrix, B: StructuredMatrix) -> StructuredMatrix:
+    if A.shape != B.shape:
+        raise ShapeError(
+            message(
+                "A + B",
+                "B",
+                f"{B.shape[0]}×{B.shape[1]}",
+                f"{A.shape[0]}×{A.shape[1]} as A",
+                "Check the sizes",
+            )
+        )
+    _check.same_place("A + B", (("A", A.arrays()[0]), ("B", B.arrays()[0])))
+    with _array.quiet():
+        C = A._plus(B)
+        if C is NotImplemented:
+            C = B._plus(A)
+    return Sum._of(terms=(A, B)) if C is NotImplemented else C
+
+
+@final
+@structure
+class Sum(StructuredMatrix):
+    """Σ_i A_i, kept lazy. A new term is absorbed by the first one that stays in its class with it."""
+
+    terms: tuple[StructuredMatrix, ...]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.terms[0].shape
+
+    def _apply(self, x: Array, axis: int) -> Array:
+        first, *rest = (A._product(x, axis) for A in self.terms)
+        return sum(rest, start=first)
+
+    def _transpose(self) -> StructuredMatrix:
+        return Sum._of(terms=tuple(A.T for A in self.terms))
+
+    def _plus(self, other: StructuredMatrix) -> StructuredMatrix:
+        terms = self.terms
+        for new in other.terms if isinstance(other, Sum) else (other,):
+            for i, A in enumerate(terms):
+                C = A._plus(new)
+                if C is NotImplemented:
+                    C = new._plus(A)
+                if C is not NotImplemented:
+                    terms = (*terms[:i], C, *terms[i + 1 :])
+                    break
+            else:
+                terms = (*terms, new)
+        return Sum._of(terms=terms)
+
+    def _scale(self, s: Array) -> StructuredMatrix:
+        return Sum._of(terms=tuple(A._scale(s) for A in self.terms))
+
+    def _block(self, rows: Sequence[int], cols: Sequence[int]) -> Array:
+        first, *rest = (A._block(rows, cols) for A in self.terms)
+        return sum(rest, start=first)
+
+    def _to_dense(self) -> Array:
+        first, *rest = (A._to_dense() for A in self.terms)
+        return sum(rest, start=first)
+
+    def _detail(self) -> str:
+        return " + ".join(A._name() for A in self.terms)
+
+
+@final
+@structure
+class Product(StructuredMatrix):
+    """A_1 A_2 … A_k, kept lazy, applied from the right."""
+
+    factors: tuple[StructuredMatrix, ...]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return (self.factors[0].shape[0], self.factors[-1].shape[1])
+
+    def _apply(self, x: Array, axis: int) -> Array:
+        for A in reversed(self.factors):
+            x = A._product(x, axis)
+        return x
+
+    def _transpose(self) -> StructuredMatrix:
+        return Product._of(factors=tuple(A.T for A in reversed(self.factors)))
+
+    def _times(self, other: StructuredMatrix) -> StructuredMatrix:
+        if isinstance(other, Product):
+            left: StructuredMatrix = self
+            for B in other.factors:
+                left = _multiply(left, B)
+            return left
+        last = _multiply(self.factors[-1], other)
+        tail = last.factors if isinstance(last, Product) else (last,)
+        return Product._of(factors=(*self.factors[:-1], *tail))
+
+    def _rtimes(self, other: StructuredMatrix) -> StructuredMatrix:
+        first = _multiply(other, self.factors[0])
+        head = first.factors if isinstance(first, Product) else (first,)
+        return Product._of(factors=(*head, *self.factors[1:]))
+
+    def _scale(self, s: Array) -> StructuredMatrix:
+        return Product._of(factors=(self.factors[0]._scale(s), *self.factors[1:]))
+
+    def _detail(self) -> str:
+        return " @ ".join(A._name() for A in self.factors)
+
+
+@final
+@structure
+class Scaled(StructuredMatrix):
+    """s A for a class that cannot take the scalar in."""
+
+    scale: Array
+    matrix: StructuredMatrix
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.matrix.shape
+
+    def _apply(self, x: Array, axis: int) -> Array:
+        y = self.matrix._product(x, axis)
+        return y * _array.astype(self.scale, self.xp.result_type(self.scale, y))
+
+    def _transpose(self) -> StructuredMatrix:
+        return Scaled._of(scale=self.scale, matrix=self.matrix.T)
+
+    def _times(self, other: StructuredMatrix) -> StructuredMatrix:
+        return _multiply(self.matrix, other)._scale(self.scale)
+
+    def _rtimes(self, other: StructuredMatrix) -> StructuredMatrix:
+        return _multiply(other, self.matrix)._scale(self.scale)
+
+    def _scale(self, s: Array) -> StructuredMatrix:
+        a, b = _array.promote(s, self.scale)
+        return Scaled._of(scale=a * b, matrix=self.matrix)
+
+    def _block(self, rows: Sequence[int], cols: Sequence[int]) -> Array:
+        return self.scale * self.matrix._block(rows, cols)
+
+    def _to_dense(self) -> Array:
+        return self.scale * self.matrix._to_dense()
+
+    def _detail(self) -> str:
+        return f"s {self.matrix._name()}"
