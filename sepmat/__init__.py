@@ -16,19 +16,7 @@ from .errors import (
     SizeLimitError,
     UnsupportedError,
 )
-from .linalg import (
-    convert,
-    diagonal,
-    eigvals,
-    factorize,
-    inverse,
-    lstsq,
-    norm,
-    slogdet,
-    solve,
-    svdvals,
-    trace,
-)
+from .linalg import convert, diagonal, eigvals, factorize, inverse, lstsq, norm, slogdet, solve, svdvals, trace
 from .matrix import Product, Scaled, StructuredMatrix, Sum
 
 __version__ = "0.1.0"

@@ -13,7 +13,7 @@ import array_api_compat as compat
 import numpy as np
 import scipy.linalg
 
-from .errors import DTypeError, message
+from .errors import DTypeError
 
 Array = Any
 Namespace = Any
@@ -33,13 +33,7 @@ def array_namespace(*arrays: Array) -> Namespace:
     except TypeError:
         kinds = ", ".join(sorted({library(a) for a in arrays}))
         raise DTypeError(
-            message(
-                "sepmat",
-                "arrays",
-                f"from {kinds}",
-                "arrays of one library",
-                "Convert them explicitly",
-            )
+            "sepmat", "arrays", f"from {kinds}", "arrays of one library", "Convert them explicitly"
         ) from None
 
 
@@ -165,11 +159,7 @@ def power_of_two(x: Array) -> Array:
     """2^k, as a 0-d array, with max|x| / 2^k in [1, 2); 1 where x is empty, zero or not finite. No gradient."""
     xp = array_namespace(x)
     x = stop_gradient(x)
-    top = (
-        xp.max(xp.abs(x))
-        if size(x)
-        else xp.zeros((), dtype=real_dtype(xp, x.dtype), device=device(x))
-    )
+    top = xp.max(xp.abs(x)) if size(x) else xp.zeros((), dtype=real_dtype(xp, x.dtype), device=device(x))
     usable = xp.logical_and(top > 0, xp.isfinite(top))
     info = xp.finfo(top.dtype)
     limit = math.floor(math.log2(float(info.max))) - 1
@@ -216,11 +206,9 @@ def rcond(A: Array) -> float:
     xp = array_namespace(A)
     try:
         X = xp.linalg.inv(A)
-    except Exception:
+    except (np.linalg.LinAlgError, RuntimeError):  # torch raises its own subclass of RuntimeError
         return 0.0
-    value = 1.0 / (
-        to_float(xp.max(xp.sum(xp.abs(A), axis=0))) * to_float(xp.max(xp.sum(xp.abs(X), axis=0)))
-    )
+    value = 1.0 / (to_float(xp.max(xp.sum(xp.abs(A), axis=0))) * to_float(xp.max(xp.sum(xp.abs(X), axis=0))))
     return value if math.isfinite(value) else 0.0
 
 

@@ -10,36 +10,18 @@ import numpy as np
 
 from . import _array
 from ._array import Array
-from .errors import (
-    ArgumentError,
-    DTypeError,
-    NonFiniteError,
-    ShapeError,
-    SingularMatrixError,
-    SizeLimitError,
-    message,
-)
+from .errors import ArgumentError, DTypeError, NonFiniteError, ShapeError, SingularMatrixError, SizeLimitError
 
 DENSE_LIMIT = 2**30  # bytes that to_dense and blocks may take unless told otherwise
 PRODUCT_LIMIT = 2**35  # bytes that one intermediate of a product may take
 LARGEST_INDEX = 2**63 - 1
 
 _SCALARS = (bool, int, float, complex)
-_DIMENSIONS = {
-    0: "a scalar (0-D)",
-    1: "a vector (1-D)",
-    2: "a matrix (2-D)",
-    3: "a stack of matrices (3-D)",
-}
+_DIMENSIONS = {0: "a scalar (0-D)", 1: "a vector (1-D)", 2: "a matrix (2-D)", 3: "a stack of matrices (3-D)"}
 
 
 def as_array(
-    x: Any,
-    where: str,
-    name: str,
-    ndim: int | None = None,
-    like: Array | None = None,
-    keep: bool = False,
+    x: Any, where: str, name: str, ndim: int | None = None, like: Array | None = None, keep: bool = False
 ) -> Array:
     """x as a floating point array: its own library and precision, integers to float64 where that is exact.
 
@@ -52,34 +34,16 @@ def as_array(
     if _array.is_numpy(x):
         x = _native(x, where, name)
     if ndim is not None and x.ndim != ndim:
-        raise ShapeError(
-            message(
-                where,
-                name,
-                f"shape {tuple(x.shape)}",
-                _DIMENSIONS[ndim],
-                _axis_advice(x.ndim, ndim),
-            )
-        )
+        raise ShapeError(where, name, f"shape {tuple(x.shape)}", _DIMENSIONS[ndim], _axis_advice(x.ndim, ndim))
     if xp.isdtype(x.dtype, ("bool", "integral")):
         wide = xp.astype(x, xp.float64)
         _exact(xp, x, wide, where, name)
         x = wide
     elif xp.isdtype(x.dtype, ("real floating", "complex floating")):
         if _array.is_half(x.dtype) and not _array.is_torch(x):
-            raise DTypeError(
-                message(
-                    where,
-                    name,
-                    f"dtype {given}",
-                    "float32 or float64",
-                    f"Use {name}.astype('float32')",
-                )
-            )
+            raise DTypeError(where, name, f"dtype {given}", "float32 or float64", f"Use {name}.astype('float32')")
     else:
-        raise DTypeError(
-            message(where, name, f"dtype {given}", "numbers", "Convert it to float64 yourself")
-        )
+        raise DTypeError(where, name, f"dtype {given}", "numbers", "Convert it to float64 yourself")
     if keep and not _array.is_torch(x):
         x = _array.freeze(_array.copy(x))
     return x
@@ -88,61 +52,31 @@ def as_array(
 def _raw(x: Any, where: str, name: str, like: Array | None) -> Array:
     """x as an array of some library, without looking at its dtype."""
     if x is None:
-        raise DTypeError(
-            message(
-                where,
-                name,
-                "None",
-                "an array",
-                "Pass a NumPy, CuPy or torch array, or nested lists",
-            )
-        )
+        raise DTypeError(where, name, "None", "an array", "Pass a NumPy, CuPy or torch array, or nested lists")
     if isinstance(x, np.ma.MaskedArray):
         masked = int(np.ma.count_masked(x))
         raise DTypeError(
-            message(
-                where,
-                name,
-                f"a masked array ({masked} entries are masked)",
-                "a plain array",
-                "Use .filled(value)",
-            )
+            where, name, f"a masked array ({masked} entries are masked)", "a plain array", "Use .filled(value)"
         )
     if hasattr(x, "toarray") and hasattr(x, "nnz"):
-        raise DTypeError(
-            message(where, name, f"a sparse {type(x).__name__}", "a dense array", "Use .toarray()")
-        )
+        raise DTypeError(where, name, f"a sparse {type(x).__name__}", "a dense array", "Use .toarray()")
     if not _array.is_array(x):
-        if isinstance(x, (str, bytes)) or not (
-            isinstance(x, (Sequence, *_SCALARS)) or hasattr(x, "__array__")
-        ):
+        if isinstance(x, (str, bytes)) or not (isinstance(x, (Sequence, *_SCALARS)) or hasattr(x, "__array__")):
             raise DTypeError(
-                message(
-                    where,
-                    name,
-                    f"a {type(x).__name__}",
-                    "an array",
-                    "Pass a NumPy, CuPy or torch array, or nested lists of numbers",
-                )
+                where,
+                name,
+                f"a {type(x).__name__}",
+                "an array",
+                "Pass a NumPy, CuPy or torch array, or nested lists of numbers",
             )
         lengths = _ragged(x)
         if lengths:
             raise ShapeError(
-                message(
-                    where,
-                    name,
-                    f"ragged: rows have lengths {lengths}",
-                    "rows of one length",
-                    "Pad or cut the rows",
-                )
+                where, name, f"ragged: rows have lengths {lengths}", "rows of one length", "Pad or cut the rows"
             )
         x = np.asarray(x)
         if x.dtype.kind not in "biufc":
-            raise DTypeError(
-                message(
-                    where, name, f"dtype {x.dtype}", "numbers", "Convert it to float64 yourself"
-                )
-            )
+            raise DTypeError(where, name, f"dtype {x.dtype}", "numbers", "Convert it to float64 yourself")
         if like is not None and not _array.is_numpy(like):
             xp = _array.array_namespace(like)
             x = xp.asarray(x, device=_array.device(like))
@@ -156,18 +90,14 @@ def _raw(x: Any, where: str, name: str, like: Array | None) -> Array:
 def _native(x: Any, where: str, name: str) -> Any:
     """A NumPy array in native byte order; longdouble and anything that is not a number are refused."""
     if x.dtype.kind not in "biufc":
-        raise DTypeError(
-            message(where, name, f"dtype {x.dtype}", "numbers", "Convert it to float64 yourself")
-        )
+        raise DTypeError(where, name, f"dtype {x.dtype}", "numbers", "Convert it to float64 yourself")
     if x.dtype.kind in "fc" and x.dtype.itemsize > (8 if x.dtype.kind == "f" else 16):
         raise DTypeError(
-            message(
-                where,
-                name,
-                f"dtype {x.dtype}",
-                "float32, float64, complex64 or complex128",
-                f"Use {name}.astype('float64') if the loss is fine",
-            )
+            where,
+            name,
+            f"dtype {x.dtype}",
+            "float32, float64, complex64 or complex128",
+            f"Use {name}.astype('float64') if the loss is fine",
         )
     return x if x.dtype.isnative else x.astype(x.dtype.newbyteorder("="))
 
@@ -190,19 +120,15 @@ def _exact(xp: Any, x: Array, wide: Array, where: str, name: str) -> None:
         return
     host = _array.to_numpy(x)
     inexact = np.argwhere(np.abs(_array.to_numpy(wide)) > 2.0**53)
-    lost = [
-        tuple(map(int, i)) for i in inexact if int(host[tuple(i)]) != int(float(host[tuple(i)]))
-    ]
+    lost = [tuple(map(int, i)) for i in inexact if int(host[tuple(i)]) != int(float(host[tuple(i)]))]
     if lost:
         at = ", ".join(map(str, lost[0]))
         raise ArgumentError(
-            message(
-                where,
-                f"{name}[{at}]",
-                f"{host[lost[0]]} is not exact in float64",
-                "integers up to 2^53",
-                "Convert it yourself",
-            )
+            where,
+            f"{name}[{at}]",
+            f"{host[lost[0]]} is not exact in float64",
+            "integers up to 2^53",
+            "Convert it yourself",
         )
 
 
@@ -225,27 +151,21 @@ def same_place(where: str, named: Iterable[tuple[str, Array]]) -> None:
         if _array.library(a) != _array.library(b):
             advice = "Convert one of them explicitly"
             if _array.is_torch(b) and b.requires_grad:
-                advice = (
-                    "Build the matrix from torch tensors (see sepmat.nn), so that gradients flow"
-                )
+                advice = "Build the matrix from torch tensors (see sepmat.nn), so that gradients flow"
             raise DTypeError(
-                message(
-                    where,
-                    name,
-                    f"mixed libraries: {first} is {_array.library(a)}, {name} is {_array.library(b)}",
-                    "arrays of one library",
-                    advice,
-                )
+                where,
+                name,
+                f"mixed libraries: {first} is {_array.library(a)}, {name} is {_array.library(b)}",
+                "arrays of one library",
+                advice,
             )
         if _array.device(a) != _array.device(b):
             raise DTypeError(
-                message(
-                    where,
-                    name,
-                    f"mixed devices: {first} is on {_array.device(a)}, {name} on {_array.device(b)}",
-                    "arrays on one device",
-                    "Use A.to_device(device)",
-                )
+                where,
+                name,
+                f"mixed devices: {first} is on {_array.device(a)}, {name} on {_array.device(b)}",
+                "arrays on one device",
+                "Use A.to_device(device)",
             )
 
 
@@ -264,13 +184,11 @@ def check_finite(x: Array, where: str, name: str) -> Array:
     if not bool(xp.all(finite)):
         bad = np.argwhere(~_array.to_numpy(finite))
         raise NonFiniteError(
-            message(
-                where,
-                name,
-                f"{len(bad)} non-finite entries, first at {[int(i) for i in bad[0]]}",
-                "finite numbers",
-                "Remove or replace NaN and infinity first",
-            )
+            where,
+            name,
+            f"{len(bad)} non-finite entries, first at {[int(i) for i in bad[0]]}",
+            "finite numbers",
+            "Remove or replace NaN and infinity first",
         )
     return x
 
@@ -278,45 +196,23 @@ def check_finite(x: Array, where: str, name: str) -> Array:
 def check_full_precision(x: Array, where: str, name: str) -> Array:
     """x in a precision that factorizations and FFTs exist in."""
     if _array.is_half(x.dtype):
-        raise DTypeError(
-            message(
-                where,
-                name,
-                f"dtype {x.dtype}",
-                "float32 or float64",
-                f"Use {name}.astype('float32')",
-            )
-        )
+        raise DTypeError(where, name, f"dtype {x.dtype}", "float32 or float64", f"Use {name}.astype('float32')")
     return x
 
 
-def as_integer(
-    value: Any, where: str, name: str, minimum: int = 1, maximum: int | None = None
-) -> int:
+def as_integer(value: Any, where: str, name: str, minimum: int = 1, maximum: int | None = None) -> int:
     """A Python int between two limits; bools, floats and strings are refused."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Integral):
-        raise DTypeError(
-            message(
-                where,
-                name,
-                repr(value),
-                f"an integer >= {minimum}",
-                "Pass a Python or NumPy integer",
-            )
-        )
+        raise DTypeError(where, name, repr(value), f"an integer >= {minimum}", "Pass a Python or NumPy integer")
     if value < minimum:
-        raise ArgumentError(
-            message(where, name, str(value), f"an integer >= {minimum}", "Pass a larger one")
-        )
+        raise ArgumentError(where, name, str(value), f"an integer >= {minimum}", "Pass a larger one")
     if maximum is not None and value > maximum:
         raise ArgumentError(
-            message(
-                where,
-                name,
-                f"{value} > {maximum} possible",
-                f"an integer from {minimum} to {maximum}",
-                "Pass a smaller one",
-            )
+            where,
+            name,
+            f"{value} > {maximum} possible",
+            f"an integer from {minimum} to {maximum}",
+            "Pass a smaller one",
         )
     return int(value)
 
@@ -324,19 +220,11 @@ def as_integer(
 def as_tolerance(tol: Any, where: str, name: str = "tol") -> float:
     """A relative tolerance strictly between 0 and 1."""
     if isinstance(tol, (bool, np.bool_)) or not isinstance(tol, numbers.Real):
-        raise DTypeError(
-            message(where, name, repr(tol), "a number between 0 and 1", "Pass a float")
-        )
+        raise DTypeError(where, name, repr(tol), "a number between 0 and 1", "Pass a float")
     value = float(tol)
     if not 0 < value < 1:
         raise ArgumentError(
-            message(
-                where,
-                name,
-                repr(value),
-                "a number between 0 and 1",
-                "It is relative to the norm of the matrix",
-            )
+            where, name, repr(value), "a number between 0 and 1", "It is relative to the norm of the matrix"
         )
     return value
 
@@ -346,13 +234,11 @@ def one_of(where: str, **options: Any) -> None:
     given = [name for name, value in options.items() if value is not None]
     if len(given) != 1:
         raise ArgumentError(
-            message(
-                where,
-                " | ".join(options),
-                f"{len(given)} given",
-                "exactly one of them",
-                "Pass either " + " or ".join(f"{n}=" for n in options),
-            )
+            where,
+            " | ".join(options),
+            f"{len(given)} given",
+            "exactly one of them",
+            "Pass either " + " or ".join(f"{n}=" for n in options),
         )
 
 
@@ -361,13 +247,7 @@ def as_choice(value: Any, choices: Sequence[str], where: str, name: str) -> str:
     if value not in choices:
         ranked = difflib.get_close_matches(str(value), choices, n=len(choices), cutoff=0.0)
         raise ArgumentError(
-            message(
-                where,
-                name,
-                repr(value),
-                f"one of {', '.join(ranked)}",
-                f"Did you mean {ranked[0]!r}?".rstrip("?"),
-            )
+            where, name, repr(value), f"one of {', '.join(ranked)}", f"Did you mean {ranked[0]!r}?".rstrip("?")
         )
     return str(value)
 
@@ -378,13 +258,11 @@ def as_generator(seed: Any, where: str) -> np.random.Generator:
         return np.random.default_rng(seed)
     if isinstance(seed, bool) or not isinstance(seed, numbers.Integral):
         raise DTypeError(
-            message(
-                where,
-                "seed",
-                f"a {type(seed).__name__}",
-                "an int, a numpy Generator or None",
-                "Use numpy.random.default_rng(...)",
-            )
+            where,
+            "seed",
+            f"a {type(seed).__name__}",
+            "an int, a numpy Generator or None",
+            "Use numpy.random.default_rng(...)",
         )
     return np.random.default_rng(as_integer(seed, where, "seed", minimum=0))
 
@@ -392,26 +270,15 @@ def as_generator(seed: Any, where: str) -> np.random.Generator:
 def as_shape(shape: Any, where: str, name: str = "shape") -> tuple[int, int]:
     """A pair of sizes."""
     if not isinstance(shape, (tuple, list)) or len(shape) != 2:
-        raise ShapeError(
-            message(where, name, repr(shape), "a pair (rows, columns)", "Pass for example (3, 4)")
-        )
-    return (
-        as_integer(shape[0], where, f"{name}[0]", 0),
-        as_integer(shape[1], where, f"{name}[1]", 0),
-    )
+        raise ShapeError(where, name, repr(shape), "a pair (rows, columns)", "Pass for example (3, 4)")
+    return (as_integer(shape[0], where, f"{name}[0]", 0), as_integer(shape[1], where, f"{name}[1]", 0))
 
 
 def check_square(shape: tuple[int, int], where: str, name: str = "A") -> int:
     """The size of a square matrix."""
     if shape[0] != shape[1]:
         raise ShapeError(
-            message(
-                where,
-                name,
-                f"{shape[0]}×{shape[1]}",
-                "a square matrix",
-                "Use lstsq() for rectangular systems",
-            )
+            where, name, f"{shape[0]}×{shape[1]}", "a square matrix", "Use lstsq() for rectangular systems"
         )
     return shape[0]
 
@@ -420,13 +287,11 @@ def check_rcond(rcond: float, n: int, u: float, where: str, name: str) -> None:
     """Singular to the precision: rcond < n u."""
     if not rcond >= n * u:
         raise SingularMatrixError(
-            message(
-                where,
-                name,
-                f"singular: rcond {rcond:.1e} < n u = {n * u:.1e}",
-                "a matrix that is not singular to its precision",
-                "Use lstsq(), or add a multiple of the identity",
-            )
+            where,
+            name,
+            f"singular: rcond {rcond:.1e} < n u = {n * u:.1e}",
+            "a matrix that is not singular to its precision",
+            "Use lstsq(), or add a multiple of the identity",
         )
 
 
@@ -435,13 +300,11 @@ def check_bytes(shape: Sequence[int], itemsize: int, limit: int, where: str, adv
     needed = math.prod(shape) * itemsize
     if needed > limit:
         raise SizeLimitError(
-            message(
-                where,
-                "size",
-                f"needs {readable(needed)} ({'×'.join(map(str, shape))})",
-                f"at most {readable(limit)}",
-                advice,
-            )
+            where,
+            "size",
+            f"needs {readable(needed)} ({'×'.join(map(str, shape))})",
+            f"at most {readable(limit)}",
+            advice,
         )
 
 

@@ -6,19 +6,8 @@ from typing import Any, final
 
 from . import _array, _check
 from ._array import Array
-from .errors import ShapeError, message
-from .linalg import (
-    conversion,
-    diagonal,
-    eigvals,
-    inverse,
-    norm,
-    singular,
-    slogdet,
-    solve,
-    svdvals,
-    trace,
-)
+from .errors import ShapeError
+from .linalg import conversion, diagonal, eigvals, inverse, norm, singular, slogdet, solve, svdvals, trace
 from .matrix import StructuredMatrix, _take, structure
 
 __all__ = ["Dense", "Diagonal", "Identity", "LowRank"]
@@ -107,10 +96,7 @@ class Diagonal(StructuredMatrix):
             a, b = _array.promote(self.d, other.d)
             return Diagonal._of(d=a * b)
         if isinstance(other, LowRank):
-            return LowRank._of(
-                U=self @ other.U,
-                V=_array.astype(other.V, self.xp.result_type(self.dtype, other.dtype)),
-            )
+            return LowRank._of(U=self @ other.U, V=_array.astype(other.V, self.xp.result_type(self.dtype, other.dtype)))
         if isinstance(other, Dense):
             return Dense._of(array=self @ other.array)
         return NotImplemented
@@ -135,9 +121,7 @@ class Diagonal(StructuredMatrix):
         i = xp.asarray(list(rows), dtype=xp.int64, device=self.device)
         j = xp.asarray(list(cols), dtype=xp.int64, device=self.device)
         hit = i[:, None] == j[None, :]
-        return xp.where(
-            hit, _take(self.d, rows, 0)[:, None], xp.zeros((), dtype=self.dtype, device=self.device)
-        )
+        return xp.where(hit, _take(self.d, rows, 0)[:, None], xp.zeros((), dtype=self.dtype, device=self.device))
 
     def _to_dense(self) -> Array:
         return self._block(range(self.shape[0]), range(self.shape[1]))
@@ -158,9 +142,7 @@ class Identity(StructuredMatrix):
 
     def __init__(self, n: int, like: Any = None) -> None:
         like = _check.as_array(0.0 if like is None else like, "Identity", "like")
-        empty = _array.array_namespace(like).empty(
-            (0,), dtype=like.dtype, device=_array.device(like)
-        )
+        empty = _array.array_namespace(like).empty((0,), dtype=like.dtype, device=_array.device(like))
         object.__setattr__(self, "n", _check.as_integer(n, "Identity", "n", 0))
         object.__setattr__(self, "like", _array.freeze(empty))
 
@@ -213,13 +195,11 @@ class LowRank(StructuredMatrix):
         U, V = _check.as_arrays([("U", U), ("V", V)], "LowRank", 2)
         if U.shape[1] != V.shape[1]:
             raise ShapeError(
-                message(
-                    "LowRank",
-                    "V",
-                    f"shape {tuple(V.shape)}",
-                    f"{U.shape[1]} columns: U is {tuple(U.shape)}",
-                    "The matrix is U @ V.T",
-                )
+                "LowRank",
+                "V",
+                f"shape {tuple(V.shape)}",
+                f"{U.shape[1]} columns: U is {tuple(U.shape)}",
+                "The matrix is U @ V.T",
             )
         object.__setattr__(self, "U", U)
         object.__setattr__(self, "V", V)
@@ -287,13 +267,7 @@ def _(A: Dense) -> Dense:
 
 def _check_singular(array: Array, where: str) -> None:
     u = _array.unit_roundoff(_array.array_namespace(array), array.dtype)
-    _check.check_rcond(
-        _array.rcond(array),
-        array.shape[0],
-        u,
-        where,
-        f"A (dense {array.shape[0]}×{array.shape[1]})",
-    )
+    _check.check_rcond(_array.rcond(array), array.shape[0], u, where, f"A (dense {array.shape[0]}×{array.shape[1]})")
 
 
 @slogdet.register
@@ -514,10 +488,8 @@ def _(A: LowRank) -> Array:
 def _(A: LowRank) -> Array:
     xp, k = A.xp, min(A.shape)
     values = (
-        xp.linalg.svdvals(_core(A))[:k]
+        xp.linalg.svdvals(_core(A))
         if A.rank and k
         else xp.zeros((0,), dtype=_array.real_dtype(xp, A.dtype), device=A.device)
     )
-    return xp.concat(
-        (values, xp.zeros((k - values.shape[0],), dtype=values.dtype, device=A.device))
-    )
+    return xp.concat((values, xp.zeros((k - values.shape[0],), dtype=values.dtype, device=A.device)))

@@ -1,8 +1,10 @@
 """The errors and warnings of the library: one class for each kind of trouble, all of them `SepmatError`.
 
-Every message has one form, written by `message`:
+Every error is raised with five parts, and every message has one form:
 
-    <function>: <argument>: <what was given>; expected <what>. <what to do>.
+    >>> raise ShapeError("kron", "factors", "empty", "at least one", "Use Identity(n, like=array)")
+    Traceback (most recent call last):
+    sepmat.errors.ShapeError: kron: factors: empty; expected at least one. Use Identity(n, like=array).
 """
 
 from scipy.linalg import LinAlgError
@@ -25,7 +27,18 @@ __all__ = [
 
 
 class SepmatError(Exception):
-    """Base of every error that sepmat raises on purpose."""
+    """Base of every error that sepmat raises on purpose.
+
+    where: the function or class that speaks; argument: the name of the argument; got: what it was, with the actual
+    value; expected: what it should have been; advice: what to do.
+    """
+
+    def __init__(self, where: str, argument: str, got: str, expected: str, advice: str) -> None:
+        super().__init__(where, argument, got, expected, advice)
+
+    def __str__(self) -> str:
+        where, argument, got, expected, advice = self.args
+        return f"{where}: {argument}: {got}; expected {expected}. {advice}."
 
 
 class ArgumentError(SepmatError, ValueError):
@@ -74,12 +87,3 @@ class ConvergenceWarning(UserWarning):
 
 class ConditionWarning(UserWarning):
     """The matrix is so ill-conditioned that the result has few correct digits."""
-
-
-def message(where: str, argument: str, got: str, expected: str, advice: str) -> str:
-    """One error text: who speaks, of which argument, what it got, what it wanted, what to do.
-
-    >>> message("kron", "factors", "empty", "at least one", "Use Identity(n, like=array)")
-    'kron: factors: empty; expected at least one. Use Identity(n, like=array).'
-    """
-    return f"{where}: {argument}: {got}; expected {expected}. {advice}."

@@ -8,13 +8,14 @@ A function without a rule for a class raises UnsupportedError and names two ways
 
 import functools
 import inspect
+import itertools
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
 from . import _array, _check
 from ._array import Array
-from .errors import DTypeError, ShapeError, SingularMatrixError, UnsupportedError, message
+from .errors import DTypeError, ShapeError, SingularMatrixError, UnsupportedError
 from .matrix import Product, Scaled, StructuredMatrix, Sum
 
 __all__ = [
@@ -62,13 +63,11 @@ class OpenFunction:
     def __call__(self, A: StructuredMatrix, *args: Any, **kwargs: Any) -> Any:
         if not isinstance(A, StructuredMatrix):
             raise DTypeError(
-                message(
-                    self.__name__,
-                    "A",
-                    f"a {type(A).__name__}",
-                    "a structured matrix",
-                    "Use sm.Dense(A), or the function of the array library",
-                )
+                self.__name__,
+                "A",
+                f"a {type(A).__name__}",
+                "a structured matrix",
+                "Use sm.Dense(A), or the function of the array library",
             )
         with _array.quiet():
             return self._front(A, *args, **kwargs)
@@ -80,13 +79,9 @@ class OpenFunction:
             raise self.unsupported(A)
         return found(A, *args)
 
-    def unsupported(
-        self, A: StructuredMatrix, why: str = "no rule that keeps the structure"
-    ) -> UnsupportedError:
+    def unsupported(self, A: StructuredMatrix, why: str = "no rule that keeps the structure") -> UnsupportedError:
         can = ", ".join(sorted(c.__name__ for c in self.rules)) or "no class yet"
-        return UnsupportedError(
-            message(self.__name__, "A", f"{why} for {A._name()}", f"one of {can}", self._two_ways)
-        )
+        return UnsupportedError(self.__name__, "A", f"{why} for {A._name()}", f"one of {can}", self._two_ways)
 
     __name__: str
 
@@ -98,9 +93,7 @@ def open_function(two_ways: str) -> Callable[[Callable[..., Any]], OpenFunction]
 DENSE = "sm.Dense(A.to_dense())"
 
 
-@open_function(
-    f"Use sm.solve({DENSE}, b), or an iterative solver such as scipy.sparse.linalg.gmres(A, b)"
-)
+@open_function(f"Use sm.solve({DENSE}, b), or an iterative solver such as scipy.sparse.linalg.gmres(A, b)")
 def solve(A: StructuredMatrix, b: Any) -> Array:
     """The solution x of A x = b, by the structure of A; b of shape (n,) or (n, k).
 
@@ -113,18 +106,10 @@ def solve(A: StructuredMatrix, b: Any) -> Array:
     """
     b = _check.as_array(b, "solve", "b", like=A.arrays()[0])
     if A.shape[0] != A.shape[1]:
-        raise ShapeError(
-            message("solve", "A", f"{A.shape[0]}×{A.shape[1]}", "a square matrix", "Use lstsq()")
-        )
+        raise ShapeError("solve", "A", f"{A.shape[0]}×{A.shape[1]}", "a square matrix", "Use lstsq()")
     if b.ndim not in (1, 2) or b.shape[0] != A.shape[0]:
         raise ShapeError(
-            message(
-                "solve",
-                "b",
-                f"shape {tuple(b.shape)}",
-                f"({A.shape[0]},) or ({A.shape[0]}, k)",
-                "Check the sizes",
-            )
+            "solve", "b", f"shape {tuple(b.shape)}", f"({A.shape[0]},) or ({A.shape[0]}, k)", "Check the sizes"
         )
     _checked(A, "solve")
     _check.check_finite(b, "solve", "b")
@@ -140,7 +125,7 @@ def inverse(A: StructuredMatrix) -> StructuredMatrix:
     return inverse.rule(_checked(A, "inverse"))
 
 
-@open_function(f"Use numpy.linalg.lstsq(A.to_dense(), b), or scipy.sparse.linalg.lsmr(A, b)")
+@open_function("Use numpy.linalg.lstsq(A.to_dense(), b), or scipy.sparse.linalg.lsmr(A, b)")
 def lstsq(A: StructuredMatrix, b: Any) -> Array:
     """The least-squares solution of A x ≈ b. No class has a rule yet."""
     return lstsq.rule(A, _check.as_array(b, "lstsq", "b", like=A.arrays()[0]))
@@ -181,9 +166,7 @@ def norm(A: StructuredMatrix, ord: Any = "fro") -> Array:
     if isinstance(ord, str):
         _check.as_choice(ord, ("fro", "nuc"), "norm", "ord")
     elif ord not in (1, 2, float("inf")):
-        raise _check.ArgumentError(
-            message("norm", "ord", repr(ord), "'fro', 'nuc', 1, 2 or inf", "Did you mean ord='fro'")
-        )
+        raise _check.ArgumentError("norm", "ord", repr(ord), "'fro', 'nuc', 1, 2 or inf", "Did you mean ord='fro'")
     if ord in (2, "nuc") and type(A) in svdvals.rules:
         s = svdvals(A)
         if ord == "nuc":
@@ -205,9 +188,7 @@ def svdvals(A: StructuredMatrix) -> Array:
     return svdvals.rule(_checked(A, "svdvals"))
 
 
-@open_function(
-    "Use sm.solve(A, b) with all right-hand sides at once, or scipy.linalg.lu_factor(A.to_dense())"
-)
+@open_function("Use sm.solve(A, b) with all right-hand sides at once, or scipy.linalg.lu_factor(A.to_dense())")
 def factorize(A: StructuredMatrix) -> Any:
     """A factorization to solve with many times. No class has a rule yet."""
     return factorize.rule(A)
@@ -222,13 +203,11 @@ def _checked(A: StructuredMatrix, where: str) -> StructuredMatrix:
 
 def singular(A: StructuredMatrix, where: str, why: str, rcond: float = 0.0) -> SingularMatrixError:
     return SingularMatrixError(
-        message(
-            where,
-            "A",
-            f"{A._name()} is singular ({why}, rcond {rcond:.1e})",
-            "a nonsingular matrix",
-            "Use lstsq(), or add a multiple of the identity",
-        )
+        where,
+        "A",
+        f"{A._name()} is singular ({why}, rcond {rcond:.1e})",
+        "a nonsingular matrix",
+        "Use lstsq(), or add a multiple of the identity",
     )
 
 
@@ -254,32 +233,21 @@ def convert(A: StructuredMatrix, structure: type) -> StructuredMatrix:
     """
     if not isinstance(A, StructuredMatrix):
         raise DTypeError(
-            message(
-                "convert",
-                "A",
-                f"a {type(A).__name__}",
-                "a structured matrix",
-                "Use approximate() for dense matrices",
-            )
+            "convert", "A", f"a {type(A).__name__}", "a structured matrix", "Use approximate() for dense matrices"
         )
     for path in _paths(type(A)):
         if path[-1] is structure:
-            for source, target in zip(path, path[1:], strict=False):
+            for source, target in itertools.pairwise(path):
                 A = _conversions[source][target](A)
             return A
-    reachable = (
-        ", ".join(sorted({p[-1].__name__ for p in _paths(type(A))} - {type(A).__name__}))
-        or "no other class"
-    )
+    reachable = ", ".join(sorted({p[-1].__name__ for p in _paths(type(A))} - {type(A).__name__})) or "no other class"
     name = getattr(structure, "__name__", repr(structure))
     raise UnsupportedError(
-        message(
-            "convert",
-            "structure",
-            f"{A._name()} to {name}",
-            f"one of: {reachable}",
-            "Use approximate(A.to_dense(), ...), or nearest_* for the closest member of a class",
-        )
+        "convert",
+        "structure",
+        f"{A._name()} to {name}",
+        f"one of: {reachable}",
+        "Use approximate(A.to_dense(), ...), or nearest_* for the closest member of a class",
     )
 
 
@@ -402,7 +370,5 @@ def integer_power(unit: Array, k: int) -> Array:
         return unit if k % 2 else unit * unit
     angle = xp.atan2(xp.imag(unit), xp.real(unit)) * float(k)
     return xp.where(
-        xp.abs(unit) > 0,
-        _array.astype(xp.cos(angle) + 1j * xp.sin(angle), unit.dtype),
-        xp.zeros_like(unit),
+        xp.abs(unit) > 0, _array.astype(xp.cos(angle) + 1j * xp.sin(angle), unit.dtype), xp.zeros_like(unit)
     )

@@ -15,7 +15,7 @@ from typing import Any, Self, final
 
 from . import _array, _check
 from ._array import Array, Namespace
-from .errors import DTypeError, ShapeError, SizeLimitError, message
+from .errors import DTypeError, ShapeError, SizeLimitError
 
 structure = dataclasses.dataclass(frozen=True, eq=False, repr=False, init=False)
 
@@ -72,9 +72,7 @@ class StructuredMatrix(abc.ABC):
     def _block(self, rows: Sequence[int], cols: Sequence[int]) -> Array:
         """The dense block A[rows][:, cols]; indices are in range and not negative."""
         if len(cols) > len(rows):
-            return _array.array_namespace(*self.arrays()).matrix_transpose(
-                self.T._block(cols, rows)
-            )
+            return _array.array_namespace(*self.arrays()).matrix_transpose(self.T._block(cols, rows))
         E = self._unit_columns(cols)
         return _take(self._apply(E, -2), rows, 0)
 
@@ -139,23 +137,15 @@ class StructuredMatrix(abc.ABC):
         dtype = _array.as_dtype(self.xp, dtype)
         if not self.xp.isdtype(dtype, ("real floating", "complex floating")):
             raise DTypeError(
-                message(
-                    "astype",
-                    "dtype",
-                    str(dtype),
-                    "a floating point dtype",
-                    "Use float32, float64, complex64 or complex128",
-                )
+                "astype", "dtype", str(dtype), "a floating point dtype", "Use float32, float64, complex64 or complex128"
             )
         if self._is_complex and not self.xp.isdtype(dtype, "complex floating"):
             raise DTypeError(
-                message(
-                    "astype",
-                    "dtype",
-                    f"{dtype} for a complex matrix",
-                    "a complex dtype",
-                    "It would drop the imaginary part; use A.map(xp.real) if that is wanted",
-                )
+                "astype",
+                "dtype",
+                f"{dtype} for a complex matrix",
+                "a complex dtype",
+                "It would drop the imaginary part; use A.map(xp.real) if that is wanted",
             )
         return self if dtype == self.dtype else self.map(lambda a: _array.astype(a, dtype))
 
@@ -216,11 +206,7 @@ class StructuredMatrix(abc.ABC):
 
     def conj(self) -> Self:
         """The complex conjugate; the matrix itself when it is real."""
-        return (
-            self.map(lambda a: self.xp.conj(a) if _array.is_complex(a) else a)
-            if self._is_complex
-            else self
-        )
+        return self.map(lambda a: self.xp.conj(a) if _array.is_complex(a) else a) if self._is_complex else self
 
     @property
     @final
@@ -239,13 +225,7 @@ class StructuredMatrix(abc.ABC):
         x = _check.as_array(x, "apply", "x", like=self.arrays()[0])
         if not isinstance(axis, numbers.Integral) or not -x.ndim <= axis < x.ndim:
             raise _check.ArgumentError(
-                message(
-                    "apply",
-                    "axis",
-                    repr(axis),
-                    f"an integer from {-x.ndim} to {x.ndim - 1}",
-                    f"x has {x.ndim} axes",
-                )
+                "apply", "axis", repr(axis), f"an integer from {-x.ndim} to {x.ndim - 1}", f"x has {x.ndim} axes"
             )
         axis = int(axis) % x.ndim
         self._fits(x, axis, "apply")
@@ -262,9 +242,7 @@ class StructuredMatrix(abc.ABC):
             return _multiply(self, other)
         x = _check.as_array(other, "A @ x", "x", like=self.arrays()[0])
         if x.ndim == 0:
-            raise ShapeError(
-                message("A @ x", "x", "a scalar", f"length {self.shape[1]}", "Use 2 * A to scale")
-            )
+            raise ShapeError("A @ x", "x", "a scalar", f"length {self.shape[1]}", "Use 2 * A to scale")
         axis = -1 if x.ndim == 1 else -2
         self._fits(x, axis, "A @ x")
         with _array.quiet():
@@ -273,9 +251,7 @@ class StructuredMatrix(abc.ABC):
     def __rmatmul__(self, other: Any) -> Any:
         x = _check.as_array(other, "x @ A", "x", like=self.arrays()[0])
         if x.ndim == 0:
-            raise ShapeError(
-                message("x @ A", "x", "a scalar", f"length {self.shape[0]}", "Use 2 * A to scale")
-            )
+            raise ShapeError("x @ A", "x", "a scalar", f"length {self.shape[0]}", "Use 2 * A to scale")
         transposed = self.T
         transposed._fits(x, -1, "x @ A")
         with _array.quiet():
@@ -287,31 +263,19 @@ class StructuredMatrix(abc.ABC):
             return
         if n > _check.LARGEST_INDEX:
             raise SizeLimitError(
-                message(
-                    where,
-                    "x",
-                    f"shape {tuple(x.shape)}",
-                    f"N={n} entries, more than any array can have",
-                    "Use entries, blocks, norm or trace of A",
-                )
+                where,
+                "x",
+                f"shape {tuple(x.shape)}",
+                f"N={n} entries, more than any array can have",
+                "Use entries, blocks, norm or trace of A",
             )
         shape = tuple(x.shape)
         advice = "Check the sizes"
         if x.ndim == 2 and axis == -2 and shape[-1] == n:
             advice = (
-                "Did you mean x.ravel() or x @ A (rows), or x.T"
-                if shape[0] == 1
-                else "Did you mean A @ x.T or x @ A.T"
+                "Did you mean x.ravel() or x @ A (rows), or x.T" if shape[0] == 1 else "Did you mean A @ x.T or x @ A.T"
             )
-        raise ShapeError(
-            message(
-                where,
-                "x",
-                f"shape {shape}",
-                f"length {n} along axis {axis}: A is {self._name()}",
-                advice,
-            )
-        )
+        raise ShapeError(where, "x", f"shape {shape}", f"length {n} along axis {axis}: A is {self._name()}", advice)
 
     def _product(self, x: Array, axis: int) -> Array:
         """_apply after bringing A and x to a common precision; a real A takes real and imaginary part apart."""
@@ -368,14 +332,10 @@ class StructuredMatrix(abc.ABC):
             return self._scale(1.0 / s)
 
     def __rtruediv__(self, other: Any) -> "StructuredMatrix":
-        raise DTypeError(
-            message("c / A", "A", self._name(), "a number below the line", "Use c * sm.inverse(A)")
-        )
+        raise DTypeError("c / A", "A", self._name(), "a number below the line", "Use c * sm.inverse(A)")
 
     def __pow__(self, other: Any) -> "StructuredMatrix":
-        raise DTypeError(
-            message("A ** p", "A", self._name(), "a number", "Write A @ A for the matrix power")
-        )
+        raise DTypeError("A ** p", "A", self._name(), "a number", "Write A @ A for the matrix power")
 
     def __neg__(self) -> "StructuredMatrix":
         return -1 * self
@@ -387,43 +347,31 @@ class StructuredMatrix(abc.ABC):
         if isinstance(other, StructuredMatrix):
             return other
         raise DTypeError(
-            message(
-                where,
-                "B",
-                f"a {type(other).__name__}",
-                "a structured matrix",
-                "Use sm.Dense(B) to keep the sum lazy, or A.to_dense() + B",
-            )
+            where,
+            "B",
+            f"a {type(other).__name__}",
+            "a structured matrix",
+            "Use sm.Dense(B) to keep the sum lazy, or A.to_dense() + B",
         )
 
     def _scalar(self, s: Any, where: str) -> Array:
         """A 0-d array of the dtype of A; complex numbers widen it."""
         if isinstance(s, StructuredMatrix):
-            raise DTypeError(
-                message(where, "s", s._name(), "a number", "Use A @ B for the matrix product")
-            )
+            raise DTypeError(where, "s", s._name(), "a number", "Use A @ B for the matrix product")
         xp = self.xp
         mine = self.arrays()[0]
-        if isinstance(
-            s, numbers.Number
-        ):  # Python and NumPy scalars adapt to the precision of the matrix
-            s = (
-                complex(s)
-                if isinstance(s, numbers.Complex) and not isinstance(s, numbers.Real)
-                else float(s)
-            )  # type: ignore[arg-type]
+        if isinstance(s, numbers.Number):  # Python and NumPy scalars adapt to the precision of the matrix
+            s = complex(s) if isinstance(s, numbers.Complex) and not isinstance(s, numbers.Real) else float(s)  # type: ignore[arg-type]
             dtype = _array.complex_dtype(xp, self.dtype) if isinstance(s, complex) else self.dtype
             return xp.asarray(s, dtype=dtype, device=_array.device(mine))
         s = _check.as_array(s, where, "s", like=mine)
         if s.ndim:
             raise DTypeError(
-                message(
-                    where,
-                    "s",
-                    f"an array of shape {tuple(s.shape)}",
-                    "a number",
-                    "Use A @ x for the product, or sm.Diagonal(s) @ A",
-                )
+                where,
+                "s",
+                f"an array of shape {tuple(s.shape)}",
+                "a number",
+                "Use A @ x for the product, or sm.Diagonal(s) @ A",
             )
         return s
 
@@ -432,29 +380,15 @@ class StructuredMatrix(abc.ABC):
     def __getitem__(self, index: Any) -> Array:
         """A[i, j] is an entry, A[i, :] a row, A[i:k, :] a dense block; nothing else of A is formed."""
         if not isinstance(index, tuple) or len(index) != 2:
-            raise DTypeError(
-                message(
-                    "A[i, j]",
-                    "index",
-                    repr(index),
-                    "two integers or slices",
-                    "Use A[i, :] for a row",
-                )
-            )
-        rows, cols = (
-            self._indices(ix, n, name)
-            for ix, n, name in zip(index, self.shape, ("i", "j"), strict=True)
-        )
+            raise DTypeError("A[i, j]", "index", repr(index), "two integers or slices", "Use A[i, :] for a row")
+        rows, cols = (self._indices(ix, n, name) for ix, n, name in zip(index, self.shape, ("i", "j"), strict=True))
         block = self.block(rows, cols)
         out = tuple(k for k, ix in zip(block.shape, index, strict=True) if isinstance(ix, slice))
         return self.xp.reshape(block, out)
 
     def block(self, rows: Any, cols: Any, max_bytes: int = _check.DENSE_LIMIT) -> Array:
         """The dense block of the given rows and columns (slices or sequences of integers)."""
-        r, c = (
-            self._indices(rows, self.shape[0], "rows"),
-            self._indices(cols, self.shape[1], "cols"),
-        )
+        r, c = (self._indices(rows, self.shape[0], "rows"), self._indices(cols, self.shape[1], "cols"))
         _check.check_bytes(
             (len(r), len(c)),
             _array.itemsize(self.dtype),
@@ -478,22 +412,10 @@ class StructuredMatrix(abc.ABC):
             if not isinstance(index, (list, tuple)) or not all(
                 isinstance(i, numbers.Integral) and not isinstance(i, bool) for i in index
             ):
-                raise DTypeError(
-                    message(
-                        "block",
-                        name,
-                        repr(index)[:60],
-                        "a slice or integers",
-                        "Use slice(None) for all",
-                    )
-                )
+                raise DTypeError("block", name, repr(index)[:60], "a slice or integers", "Use slice(None) for all")
         outside = next((i for i in index if not -n <= i < n), None)
         if outside is not None:
-            raise IndexError(
-                message(
-                    "block", name, str(outside), f"integers from {-n} to {n - 1}", "Check the sizes"
-                )
-            )
+            raise IndexError("block", name, str(outside), f"integers from {-n} to {n - 1}", "Check the sizes")
         return [int(i) % n for i in index]
 
     def _unit_columns(self, cols: Sequence[int]) -> Array:
@@ -530,13 +452,11 @@ class StructuredMatrix(abc.ABC):
 
     def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
         raise DTypeError(
-            message(
-                f"numpy.{func.__name__}",
-                "argument",
-                self._name(),
-                "a NumPy array",
-                "Use the functions of sepmat, or A.to_dense()",
-            )
+            f"numpy.{func.__name__}",
+            "argument",
+            self._name(),
+            "a NumPy array",
+            "Use the functions of sepmat, or A.to_dense()",
         )
 
     def __repr__(self) -> str:
@@ -574,13 +494,11 @@ def _take(x: Array, indices: Sequence[int], axis: int) -> Array:
 def _multiply(A: StructuredMatrix, B: StructuredMatrix) -> StructuredMatrix:
     if A.shape[1] != B.shape[0]:
         raise ShapeError(
-            message(
-                "A @ B",
-                "B",
-                f"{B.shape[0]}×{B.shape[1]}",
-                f"{A.shape[1]} rows: A is {A.shape[0]}×{A.shape[1]}",
-                "Check the sizes",
-            )
+            "A @ B",
+            "B",
+            f"{B.shape[0]}×{B.shape[1]}",
+            f"{A.shape[1]} rows: A is {A.shape[0]}×{A.shape[1]}",
+            "Check the sizes",
         )
     _check.same_place("A @ B", (("A", A.arrays()[0]), ("B", B.arrays()[0])))
     with _array.quiet():
@@ -593,13 +511,7 @@ def _multiply(A: StructuredMatrix, B: StructuredMatrix) -> StructuredMatrix:
 def _add(A: StructuredMatrix, B: StructuredMatrix) -> StructuredMatrix:
     if A.shape != B.shape:
         raise ShapeError(
-            message(
-                "A + B",
-                "B",
-                f"{B.shape[0]}×{B.shape[1]}",
-                f"{A.shape[0]}×{A.shape[1]} as A",
-                "Check the sizes",
-            )
+            "A + B", "B", f"{B.shape[0]}×{B.shape[1]}", f"{A.shape[0]}×{A.shape[1]} as A", "Check the sizes"
         )
     _check.same_place("A + B", (("A", A.arrays()[0]), ("B", B.arrays()[0])))
     with _array.quiet():

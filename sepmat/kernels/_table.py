@@ -28,9 +28,7 @@ class KernelTable:
         self.__doc__ = reference.__doc__
         self.rows: list[Row] = [Row("reference", lambda *args: True, reference)]
 
-    def row(
-        self, name: str, accepts: Callable[..., bool]
-    ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    def row(self, name: str, accepts: Callable[..., bool]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         """Decorator: add a candidate before the reference."""
 
         def add(run: Callable[..., Any]) -> Callable[..., Any]:

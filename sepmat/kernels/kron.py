@@ -7,9 +7,7 @@ from .. import _check
 from .._array import Array, array_namespace, itemsize
 from ._table import KernelTable
 
-TERM_BLOCK = (
-    2**18
-)  # entries of the intermediates of all terms taken together; they stay in the cache
+TERM_BLOCK = 2**18  # entries of the intermediates of all terms taken together; they stay in the cache
 
 
 def order(shapes: Sequence[tuple[int, int]]) -> list[int]:
@@ -25,7 +23,7 @@ def order(shapes: Sequence[tuple[int, int]]) -> list[int]:
 def mode_product(F: Array, y: Array, left: int, right: int) -> Array:
     """F (m, n) along the middle axis of y, viewed as (left, n, right): a GEMM from the right or a batched one."""
     xp = array_namespace(F, y)
-    m, n = F.shape
+    n = F.shape[1]
     if right == 1:
         return xp.reshape(y, (left, n)) @ xp.matrix_transpose(F)
     if left == 1:
@@ -58,9 +56,7 @@ def _reference(factors: Sequence[Array], x: Array, axis: int) -> Array:
     return array_namespace(y).reshape(y, (*lead, math.prod(sizes), *trail))
 
 
-def _separated_reference(
-    factors: Sequence[Array], scales: Array | None, x: Array, axis: int
-) -> Array:
+def _separated_reference(factors: Sequence[Array], scales: Array | None, x: Array, axis: int) -> Array:
     """Σ_l scales[l] F_1[l] ⊗ … ⊗ F_d[l] along `axis` of x; factors[i] is (terms, m_i, n_i).
 
     Blocks of terms share each step: the first factor is applied to x for all terms of a block at once, and the last
@@ -81,11 +77,7 @@ def _separated_reference(
     largest = left * right * max(rows, math.prod(sizes), 1)
     step = max(1, min(terms, TERM_BLOCK // largest))
     _check.check_bytes(
-        (step, largest),
-        itemsize(x.dtype),
-        _check.PRODUCT_LIMIT,
-        "separated_matmul",
-        "Multiply fewer columns at a time",
+        (step, largest), itemsize(x.dtype), _check.PRODUCT_LIMIT, "separated_matmul", "Multiply fewer columns at a time"
     )
     total = None
     for start in range(0, terms, step):
@@ -98,9 +90,7 @@ def _separated_reference(
     return xp.reshape(total, (*lead, rows, *trail))
 
 
-def _term_block(
-    factors: Sequence[Array], sequence: Sequence[int], x: Array, left: int, right: int
-) -> Array:
+def _term_block(factors: Sequence[Array], sequence: Sequence[int], x: Array, left: int, right: int) -> Array:
     """Σ_l F_1[l] ⊗ … ⊗ F_d[l] on x viewed as (left, Π n_i, right), the terms as a leading batch axis."""
     xp = array_namespace(x)
     terms = factors[0].shape[0]
@@ -110,9 +100,7 @@ def _term_block(
         F = factors[i]
         m, n = F.shape[1:]
         before, after = left * math.prod(sizes[:i]), math.prod(sizes[i + 1 :]) * right
-        batch = (
-            terms if step else 1
-        )  # the first factor meets one x, all later ones a y for each term
+        batch = terms if step else 1  # the first factor meets one x, all later ones a y for each term
         if step == len(factors) - 1:  # sum over the terms inside the GEMM
             y = xp.permute_dims(xp.reshape(y, (terms, before, n, after)), (1, 0, 2, 3))
             F = xp.reshape(xp.permute_dims(F, (1, 0, 2)), (m, terms * n))
