@@ -16,7 +16,9 @@ from .errors import (
     SizeLimitError,
     UnsupportedError,
 )
+from .kronecker import Kronecker, KroneckerSum, kron, rearrange, rearrange_back
 from .linalg import convert, diagonal, eigvals, factorize, inverse, lstsq, norm, slogdet, solve, svdvals, trace
 from .matrix import Product, Scaled, StructuredMatrix, Sum
+from .separated import Separated
 
 __version__ = "0.1.0"

@@ -23,6 +23,7 @@ is_numpy = compat.is_numpy_array
 is_torch = compat.is_torch_array
 is_cupy = compat.is_cupy_array
 device = compat.device
+to_device = compat.to_device
 size = compat.size
 
 
@@ -61,7 +62,9 @@ def unit_roundoff(xp: Namespace, dtype: Any) -> float:
 
 def real_dtype(xp: Namespace, dtype: Any) -> Any:
     """The real dtype of the same precision."""
-    return {xp.complex64: xp.float32, xp.complex128: xp.float64}.get(dtype, dtype)
+    if not xp.isdtype(dtype, "complex floating"):
+        return dtype
+    return xp.float64 if dtype == xp.complex128 else xp.float32
 
 
 def complex_dtype(xp: Namespace, dtype: Any) -> Any:
@@ -155,24 +158,74 @@ def versions(arrays: Iterable[Array]) -> tuple[int, ...] | None:
     return tuple(found)
 
 
-def power_of_two(x: Array) -> Array:
-    """2^k, as a 0-d array, with max|x| / 2^k in [1, 2); 1 where x is empty, zero or not finite. No gradient."""
+def power_of_two(x: Array, axis: int | None = None) -> Array:
+    """2^k with max|x| / 2^k in [1, 2); 1 where x is empty, zero or not finite. No gradient.
+
+    A 0-d array of the real dtype; with an axis one number for each slice along it, the axis kept with size 1.
+    """
     xp = array_namespace(x)
-    x = stop_gradient(x)
-    top = xp.max(xp.abs(x)) if size(x) else xp.zeros((), dtype=real_dtype(xp, x.dtype), device=device(x))
-    usable = xp.logical_and(top > 0, xp.isfinite(top))
-    info = xp.finfo(top.dtype)
-    limit = math.floor(math.log2(float(info.max))) - 1
-    exponent = xp.floor(xp.log2(xp.where(usable, top, xp.ones_like(top))))
+    x = xp.abs(stop_gradient(x))
+    if size(x):
+        top = xp.max(x) if axis is None else xp.max(x, axis=axis, keepdims=True)
+    else:
+        top = xp.sum(x) if axis is None else xp.sum(x, axis=axis, keepdims=True)
+    return _binade(top)
+
+
+def _binade(size: Array) -> Array:
+    """The largest power of two <= size, elementwise; 1 where size is zero or not finite."""
+    xp = array_namespace(size)
+    usable = xp.logical_and(size > 0, xp.isfinite(size))
+    limit = math.floor(math.log2(float(xp.finfo(size.dtype).max))) - 1
+    exponent = xp.floor(xp.log2(xp.where(usable, size, xp.ones_like(size))))
     exponent = xp.clip(exponent, -float(limit), float(limit))
-    return xp.pow(xp.asarray(2.0, dtype=top.dtype, device=device(x)), exponent)
+    return xp.pow(xp.asarray(2.0, dtype=size.dtype, device=device(size)), exponent)
 
 
-def frobenius(x: Array) -> Array:
-    """‖x‖_F as a 0-d array, without avoidable overflow or underflow: entries of 1e200 and 1e-200 are fine."""
+def ldexp(x: Array, exponent: int) -> Array:
+    """x 2^exponent, exactly, in steps that stay inside the range of the dtype."""
+    step = 1000 if itemsize(x.dtype) >= 8 and dtype_name(x.dtype) != "complex64" else 100
+    while exponent:
+        part = max(-step, min(step, exponent))
+        x, exponent = x * 2.0**part, exponent - part
+    return x
+
+
+def safe_exponent(dtype: Any) -> int:
+    """Powers of two that several factors may reach before their product needs care: 2^64 in float64, 2^16 in float32."""
+    return 64 if dtype_name(dtype) in ("float64", "complex128") else 16
+
+
+def exponent(x: Array) -> int:
+    """k with 2^k = power_of_two(x)."""
+    return round(math.log2(to_float(power_of_two(x))))
+
+
+def scaled_product(values: Iterable[Array]) -> Array:
+    """The elementwise product of arrays, without overflow or underflow on the way to a result that is in range."""
+    first, *rest = values
+    xp = array_namespace(first)
+    p = _binade(xp.abs(stop_gradient(first)))
+    total, exponent = first / astype(p, first.dtype), xp.log2(p)
+    for v in rest:
+        p = _binade(xp.abs(stop_gradient(v)))
+        total, exponent = total * (v / astype(p, v.dtype)), exponent + xp.log2(p)
+    half = xp.floor(exponent / 2)
+    two = xp.asarray(2.0, dtype=exponent.dtype, device=device(exponent))
+    return total * astype(xp.pow(two, half), total.dtype) * astype(xp.pow(two, exponent - half), total.dtype)
+
+
+def frobenius(x: Array, axis: int | None = None) -> Array:
+    """‖x‖_F as a 0-d array, without avoidable overflow or underflow: entries of 1e200 and 1e-200 are fine.
+
+    With an axis the norms of the slices along it.
+    """
     xp = array_namespace(x)
-    s = power_of_two(x)
-    return xp.sqrt(xp.sum(xp.abs(x / astype(s, x.dtype)) ** 2)) * s
+    s = power_of_two(x, axis)
+    squares = xp.abs(x / astype(s, x.dtype)) ** 2
+    return (
+        xp.sqrt(xp.sum(squares)) * s if axis is None else xp.sqrt(xp.sum(squares, axis=axis)) * xp.squeeze(s, axis=axis)
+    )
 
 
 def normal(rng: Any, shape: tuple[int, ...], like: Array) -> Array:
@@ -225,4 +278,5 @@ def schur(A: Array) -> tuple[Array, Array]:
     """Complex Schur form A = Q T Qᴴ, Q unitary and T upper triangular (LAPACK through SciPy; no gradient)."""
     xp = array_namespace(A)
     T, Q = scipy.linalg.schur(to_numpy(A), output="complex")
-    return tuple(xp.asarray(X, dtype=complex_dtype(xp, A.dtype), device=device(A)) for X in (T, Q))  # type: ignore[return-value]
+    dtype = complex_dtype(xp, A.dtype)
+    return xp.asarray(T, dtype=dtype, device=device(A)), xp.asarray(Q, dtype=dtype, device=device(A))

@@ -54,7 +54,7 @@ def _raw(x: Any, where: str, name: str, like: Array | None) -> Array:
     if x is None:
         raise DTypeError(where, name, "None", "an array", "Pass a NumPy, CuPy or torch array, or nested lists")
     if isinstance(x, np.ma.MaskedArray):
-        masked = int(np.ma.count_masked(x))
+        masked = int(np.ma.getmaskarray(x).sum())
         raise DTypeError(
             where, name, f"a masked array ({masked} entries are masked)", "a plain array", "Use .filled(value)"
         )
@@ -169,7 +169,7 @@ def same_place(where: str, named: Iterable[tuple[str, Array]]) -> None:
             )
 
 
-def as_arrays(values: Sequence[tuple[str, Any]], where: str, ndim: int) -> tuple[Array, ...]:
+def as_arrays(values: Sequence[tuple[str, Any]], where: str, ndim: int | None) -> tuple[Array, ...]:
     """Several data arrays of one matrix: one library, one device, one dtype, copied. Lists follow the arrays."""
     like = next((x for _, x in values if _array.is_array(x)), None)
     named = [(name, as_array(x, where, name, ndim, like)) for name, x in values]
@@ -204,6 +204,7 @@ def as_integer(value: Any, where: str, name: str, minimum: int = 1, maximum: int
     """A Python int between two limits; bools, floats and strings are refused."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Integral):
         raise DTypeError(where, name, repr(value), f"an integer >= {minimum}", "Pass a Python or NumPy integer")
+    value = int(value)
     if value < minimum:
         raise ArgumentError(where, name, str(value), f"an integer >= {minimum}", "Pass a larger one")
     if maximum is not None and value > maximum:
@@ -214,7 +215,7 @@ def as_integer(value: Any, where: str, name: str, minimum: int = 1, maximum: int
             f"an integer from {minimum} to {maximum}",
             "Pass a smaller one",
         )
-    return int(value)
+    return value
 
 
 def as_tolerance(tol: Any, where: str, name: str = "tol") -> float:

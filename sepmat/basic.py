@@ -7,7 +7,7 @@ from typing import Any, final
 from . import _array, _check
 from ._array import Array
 from .errors import ShapeError
-from .linalg import conversion, diagonal, eigvals, inverse, norm, singular, slogdet, solve, svdvals, trace
+from .linalg import conversion, diagonal, eigvals, inverse, log_product, norm, singular, slogdet, solve, svdvals, trace
 from .matrix import StructuredMatrix, _take, structure
 
 __all__ = ["Dense", "Diagonal", "Identity", "LowRank"]
@@ -277,7 +277,8 @@ def _(A: Dense) -> tuple[Array, Array]:
         return xp.ones((), dtype=A.dtype, device=A.device), xp.zeros(
             (), dtype=_array.real_dtype(xp, A.dtype), device=A.device
         )
-    return tuple(xp.linalg.slogdet(A.array))  # type: ignore[return-value]
+    sign, logabsdet = xp.linalg.slogdet(A.array)
+    return sign, logabsdet
 
 
 @trace.register
@@ -333,17 +334,6 @@ def _check_nonzero(A: Diagonal, where: str) -> None:
 @slogdet.register
 def _(A: Diagonal) -> tuple[Array, Array]:
     return log_product(A.d)
-
-
-def log_product(values: Array, real: bool = False) -> tuple[Array, Array]:
-    """(sign, log|·|) of the product of numbers; real: the product is known to be real though they are complex."""
-    xp = _array.array_namespace(values)
-    size = xp.abs(values)
-    units = values / _array.astype(xp.where(size > 0, size, xp.ones_like(size)), values.dtype)
-    sign = xp.prod(xp.where(size > 0, units, xp.zeros_like(units)))
-    if real and _array.is_complex(values):
-        sign = xp.sign(xp.round(xp.real(sign)))
-    return sign, xp.sum(xp.log(size))
 
 
 @trace.register

@@ -7,7 +7,12 @@ Every error is raised with five parts, and every message has one form:
     sepmat.errors.ShapeError: kron: factors: empty; expected at least one. Use Identity(n, like=array).
 """
 
-from scipy.linalg import LinAlgError
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # SciPy has no type stubs; it is a ValueError since NumPy 1.25
+    LinAlgError = ValueError
+else:
+    from scipy.linalg import LinAlgError
 
 __all__ = [
     "ArgumentError",

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from . import _array, _check
 from ._array import Array
-from .errors import DTypeError, ShapeError, SingularMatrixError, UnsupportedError
+from .errors import ArgumentError, DTypeError, ShapeError, SingularMatrixError, UnsupportedError
 from .matrix import Product, Scaled, StructuredMatrix, Sum
 
 __all__ = [
@@ -166,7 +166,7 @@ def norm(A: StructuredMatrix, ord: Any = "fro") -> Array:
     if isinstance(ord, str):
         _check.as_choice(ord, ("fro", "nuc"), "norm", "ord")
     elif ord not in (1, 2, float("inf")):
-        raise _check.ArgumentError("norm", "ord", repr(ord), "'fro', 'nuc', 1, 2 or inf", "Did you mean ord='fro'")
+        raise ArgumentError("norm", "ord", repr(ord), "'fro', 'nuc', 1, 2 or inf", "Did you mean ord='fro'")
     if ord in (2, "nuc") and type(A) in svdvals.rules:
         s = svdvals(A)
         if ord == "nuc":
@@ -253,7 +253,8 @@ def convert(A: StructuredMatrix, structure: type) -> StructuredMatrix:
 
 def _paths(start: type) -> Iterator[tuple[type, ...]]:
     """Chains of conversions from a class, shortest first."""
-    queue, seen = deque([(start,)]), {start}
+    queue: deque[tuple[type, ...]] = deque([(start,)])
+    seen = {start}
     while queue:
         path = queue.popleft()
         yield path
@@ -372,3 +373,14 @@ def integer_power(unit: Array, k: int) -> Array:
     return xp.where(
         xp.abs(unit) > 0, _array.astype(xp.cos(angle) + 1j * xp.sin(angle), unit.dtype), xp.zeros_like(unit)
     )
+
+
+def log_product(values: Array, real: bool = False) -> tuple[Array, Array]:
+    """(sign, log|·|) of the product of numbers; real: the product is known to be real though they are complex."""
+    xp = _array.array_namespace(values)
+    size = xp.abs(values)
+    units = values / _array.astype(xp.where(size > 0, size, xp.ones_like(size)), values.dtype)
+    sign = xp.prod(xp.where(size > 0, units, xp.zeros_like(units)))
+    if real and _array.is_complex(values):
+        sign = xp.sign(xp.round(xp.real(sign)))
+    return sign, xp.sum(xp.log(size))

@@ -8,6 +8,7 @@ once for everybody.
 
 import abc
 import dataclasses
+import inspect
 import math
 import numbers
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +16,7 @@ from typing import Any, Self, final
 
 from . import _array, _check
 from ._array import Array, Namespace
-from .errors import DTypeError, ShapeError, SizeLimitError
+from .errors import ArgumentError, DTypeError, ShapeError, SizeLimitError
 
 structure = dataclasses.dataclass(frozen=True, eq=False, repr=False, init=False)
 
@@ -151,7 +152,7 @@ class StructuredMatrix(abc.ABC):
 
     def to_device(self, device: Any) -> Self:
         """The same matrix on another device of its library."""
-        return self.map(lambda a: _array.compat.to_device(a, device))
+        return self.map(lambda a: _array.to_device(a, device))
 
     @property
     def _is_complex(self) -> bool:
@@ -224,7 +225,7 @@ class StructuredMatrix(abc.ABC):
         """
         x = _check.as_array(x, "apply", "x", like=self.arrays()[0])
         if not isinstance(axis, numbers.Integral) or not -x.ndim <= axis < x.ndim:
-            raise _check.ArgumentError(
+            raise ArgumentError(
                 "apply", "axis", repr(axis), f"an integer from {-x.ndim} to {x.ndim - 1}", f"x has {x.ndim} axes"
             )
         axis = int(axis) % x.ndim
@@ -491,6 +492,32 @@ def _take(x: Array, indices: Sequence[int], axis: int) -> Array:
     return xp.take(x, xp.asarray(list(indices), dtype=xp.int64, device=_array.device(x)), axis=axis)
 
 
+# Closed sums and products whose answer is a class of a higher file than both operands are registered in that file.
+_sums: dict[tuple[type, type], Callable[[Any, Any], Any]] = {}
+_products: dict[tuple[type, type], Callable[[Any, Any], Any]] = {}
+
+
+def _closed_by_neither(A: StructuredMatrix, B: StructuredMatrix) -> Any:
+    return NotImplemented
+
+
+def closed_sum(rule: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """Decorator: def _(A: X, B: Y) is A + B (and B + A), or NotImplemented."""
+    _sums[_operands(rule)] = rule
+    return rule
+
+
+def closed_product(rule: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """Decorator: def _(A: X, B: Y) is A @ B, or NotImplemented."""
+    _products[_operands(rule)] = rule
+    return rule
+
+
+def _operands(rule: Callable[[Any, Any], Any]) -> tuple[type, type]:
+    first, second = inspect.signature(rule, eval_str=True).parameters.values()
+    return (first.annotation, second.annotation)
+
+
 def _multiply(A: StructuredMatrix, B: StructuredMatrix) -> StructuredMatrix:
     if A.shape[1] != B.shape[0]:
         raise ShapeError(
@@ -502,10 +529,27 @@ def _multiply(A: StructuredMatrix, B: StructuredMatrix) -> StructuredMatrix:
         )
     _check.same_place("A @ B", (("A", A.arrays()[0]), ("B", B.arrays()[0])))
     with _array.quiet():
-        C = A._times(B)
+        rule: Callable[[Any, Any], Any] = _products.get((type(A), type(B)), _closed_by_neither)
+        C = rule(A, B)
+        if C is NotImplemented:
+            C = A._times(B)
         if C is NotImplemented:
             C = B._rtimes(A)
     return Product._of(factors=(A, B)) if C is NotImplemented else C
+
+
+def _absorb(A: StructuredMatrix, B: StructuredMatrix) -> Any:
+    """A + B in a closed form, or NotImplemented."""
+    for rule, X, Y in (
+        (_sums.get((type(A), type(B)), _closed_by_neither), A, B),
+        (_sums.get((type(B), type(A)), _closed_by_neither), B, A),
+        (type(A)._plus, A, B),
+        (type(B)._plus, B, A),
+    ):
+        C = rule(X, Y)
+        if C is not NotImplemented:
+            return C
+    return NotImplemented
 
 
 def _add(A: StructuredMatrix, B: StructuredMatrix) -> StructuredMatrix:
@@ -515,9 +559,7 @@ def _add(A: StructuredMatrix, B: StructuredMatrix) -> StructuredMatrix:
         )
     _check.same_place("A + B", (("A", A.arrays()[0]), ("B", B.arrays()[0])))
     with _array.quiet():
-        C = A._plus(B)
-        if C is NotImplemented:
-            C = B._plus(A)
+        C = _absorb(A, B)
     return Sum._of(terms=(A, B)) if C is NotImplemented else C
 
 
@@ -543,9 +585,7 @@ class Sum(StructuredMatrix):
         terms = self.terms
         for new in other.terms if isinstance(other, Sum) else (other,):
             for i, A in enumerate(terms):
-                C = A._plus(new)
-                if C is NotImplemented:
-                    C = new._plus(A)
+                C = _absorb(A, new)
                 if C is not NotImplemented:
                     terms = (*terms[:i], C, *terms[i + 1 :])
                     break

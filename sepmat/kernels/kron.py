@@ -1,7 +1,7 @@
 """Products with Kronecker products and their sums, one factor after the other, never a matrix of the full size."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from .. import _check
 from .._array import Array, array_namespace, itemsize
@@ -31,29 +31,38 @@ def mode_product(F: Array, y: Array, left: int, right: int) -> Array:
     return F @ xp.reshape(y, (left, n, right))
 
 
+def chain(
+    shapes: Sequence[tuple[int, int]], product: Callable[[int, Array, int, int], Array], x: Array, axis: int
+) -> Array:
+    """Matrices of the given shapes, one along each mode of `axis` (-1 or -2) of x, in the cheapest order.
+
+    product(i, y, left, right) applies matrix i along the middle axis of y, viewed as (left, n_i, right).
+    """
+    lead, trail = (x.shape[:-1], ()) if axis == -1 else (x.shape[:-2], x.shape[-1:])
+    left, right = math.prod(lead), math.prod(trail)
+    sizes = [n for _, n in shapes]
+    y = x
+    for i in order(shapes):
+        before, after = left * math.prod(sizes[:i]), math.prod(sizes[i + 1 :]) * right
+        sizes[i] = shapes[i][0]
+        where = f"kron_matmul (factor {i})"
+        step = (before, sizes[i], after)
+        _check.check_bytes(step, itemsize(x.dtype), _check.PRODUCT_LIMIT, where, "Multiply fewer columns at a time")
+        y = product(i, y, before, after)
+    return array_namespace(y).reshape(y, (*lead, math.prod(sizes), *trail))
+
+
 def _reference(factors: Sequence[Array], x: Array, axis: int) -> Array:
     """(F_1 ⊗ … ⊗ F_d) along `axis` (-1 or -2) of x, by successive mode products in the cheapest order.
 
     Factors (m_i, n_i), the first one slowest; x has Π n_i entries along the axis and all arrays one dtype.
     Cost: Σ_k m_k n_k Π (sizes of the other axes at that step) multiplications.
     """
-    lead, trail = (x.shape[:-1], ()) if axis == -1 else (x.shape[:-2], x.shape[-1:])
-    left, right = math.prod(lead), math.prod(trail)
-    sizes = [F.shape[1] for F in factors]
-    y = x
-    for i in order([tuple(F.shape) for F in factors]):  # type: ignore[misc]
-        before, after = left * math.prod(sizes[:i]), math.prod(sizes[i + 1 :]) * right
-        step = (before, factors[i].shape[0], after)
-        _check.check_bytes(
-            step,
-            itemsize(x.dtype),
-            _check.PRODUCT_LIMIT,
-            f"kron_matmul (factor {i})",
-            "Multiply fewer columns at a time",
-        )
-        y = mode_product(factors[i], y, before, after)
-        sizes[i] = factors[i].shape[0]
-    return array_namespace(y).reshape(y, (*lead, math.prod(sizes), *trail))
+
+    def product(i: int, y: Array, left: int, right: int) -> Array:
+        return mode_product(factors[i], y, left, right)
+
+    return chain([(F.shape[0], F.shape[1]) for F in factors], product, x, axis)
 
 
 def _separated_reference(factors: Sequence[Array], scales: Array | None, x: Array, axis: int) -> Array:
