@@ -27,14 +27,23 @@ to_device = compat.to_device
 size = compat.size
 
 
+_namespaces: dict[type, Namespace] = {}
+
+
 def array_namespace(*arrays: Array) -> Namespace:
     """The array API namespace that all arrays share."""
+    kinds = {type(a) for a in arrays}
+    if len(kinds) == 1:  # compat looks at every array anew; a type never changes its library
+        (kind,) = kinds
+        if kind not in _namespaces:
+            _namespaces[kind] = compat.array_namespace(arrays[0])
+        return _namespaces[kind]
     try:
         return compat.array_namespace(*arrays)
     except TypeError:
-        kinds = ", ".join(sorted({library(a) for a in arrays}))
+        names = ", ".join(sorted({library(a) for a in arrays}))
         raise DTypeError(
-            "sepmat", "arrays", f"from {kinds}", "arrays of one library", "Convert them explicitly"
+            "sepmat", "arrays", f"from {names}", "arrays of one library", "Convert them explicitly"
         ) from None
 
 
@@ -76,7 +85,7 @@ def complex_dtype(xp: Namespace, dtype: Any) -> Any:
 
 def is_half(dtype: Any) -> bool:
     """Whether the dtype is float16 or bfloat16, which torch stores but has neither FFT nor LU for."""
-    return str(dtype).endswith("float16")
+    return itemsize(dtype) == 2
 
 
 def dtype_name(dtype: Any) -> str:
@@ -86,7 +95,8 @@ def dtype_name(dtype: Any) -> str:
 
 def itemsize(dtype: Any) -> int:
     """Bytes of one entry."""
-    return int("".join(filter(str.isdigit, dtype_name(dtype)))) // 8
+    known: int | None = getattr(dtype, "itemsize", None)
+    return int("".join(filter(str.isdigit, dtype_name(dtype)))) // 8 if known is None else known
 
 
 def astype(x: Array, dtype: Any) -> Array:

@@ -22,6 +22,7 @@ __all__ = [
     "DTypeError",
     "FormatError",
     "NonFiniteError",
+    "OutOfBoundsError",
     "PrecisionWarning",
     "SepmatError",
     "ShapeError",
@@ -56,6 +57,10 @@ class ShapeError(SepmatError, ValueError):
 
 class DTypeError(SepmatError, TypeError):
     """An argument is of a type, or an array of a dtype, library or device, that cannot be used here."""
+
+
+class OutOfBoundsError(SepmatError, IndexError):
+    """An index lies outside the matrix."""
 
 
 class NonFiniteError(SepmatError, ValueError):

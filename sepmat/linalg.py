@@ -318,13 +318,13 @@ def _(A: Scaled) -> Array:
 
 @trace.register
 def _(A: Sum) -> Array:
-    first, *rest = (trace.rule(B) for B in A.terms)
+    first, *rest = (trace.rule(B) for B in A._wide_terms())
     return sum(rest, start=first)
 
 
 @diagonal.register
 def _(A: Sum) -> Array:
-    first, *rest = (diagonal.rule(B) for B in A.terms)
+    first, *rest = (diagonal.rule(B) for B in A._wide_terms())
     return sum(rest, start=first)
 
 

@@ -16,7 +16,7 @@ from typing import Any, Self, final
 
 from . import _array, _check
 from ._array import Array, Namespace
-from .errors import ArgumentError, DTypeError, ShapeError, SizeLimitError
+from .errors import ArgumentError, OutOfBoundsError, DTypeError, ShapeError, SizeLimitError
 
 structure = dataclasses.dataclass(frozen=True, eq=False, repr=False, init=False)
 
@@ -104,7 +104,12 @@ class StructuredMatrix(abc.ABC):
 
     def arrays(self) -> tuple[Array, ...]:
         """The stored arrays, in the order of the fields."""
-        return tuple(leaf for value in self._fields().values() for leaf in _leaves(value))
+        found: tuple[Array, ...] | None = self.__dict__.get("_arrays")
+        if found is None:
+            found = self.__dict__["_arrays"] = tuple(
+                leaf for value in self._fields().values() for leaf in _leaves(value)
+            )
+        return found
 
     def map(self, fn: Callable[[Array], Array]) -> Self:
         """The same structure with fn applied to every stored array (a cast, a move, a conjugation)."""
@@ -117,8 +122,8 @@ class StructuredMatrix(abc.ABC):
 
     @property
     def dtype(self) -> Any:
-        arrays = self.arrays()
-        return arrays[0].dtype if len(arrays) == 1 else self.xp.result_type(*arrays)
+        first, *rest = self.arrays()
+        return first.dtype if all(a.dtype == first.dtype for a in rest) else self.xp.result_type(first, *rest)
 
     @property
     def device(self) -> Any:
@@ -150,6 +155,10 @@ class StructuredMatrix(abc.ABC):
             )
         return self if dtype == self.dtype else self.map(lambda a: _array.astype(a, dtype))
 
+    def _in_precision(self, dtype: Any) -> Self:
+        """The same matrix in the precision of a dtype; a real one stays real."""
+        return self.astype(dtype if self._is_complex else _array.real_dtype(self.xp, dtype))
+
     def to_device(self, device: Any) -> Self:
         """The same matrix on another device of its library."""
         return self.map(lambda a: _array.to_device(a, device))
@@ -172,7 +181,7 @@ class StructuredMatrix(abc.ABC):
         return found[1]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_memo"}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_memo", "_arrays")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update({name: _freeze(value) for name, value in state.items()})
@@ -285,11 +294,11 @@ class StructuredMatrix(abc.ABC):
         dtype = xp.result_type(mine, x.dtype)
         if dtype == mine:
             return self._apply(_array.astype(x, dtype), axis)
-        if self._is_complex or not xp.isdtype(dtype, "complex floating"):
-            return self.astype(dtype)._apply(_array.astype(x, dtype), axis)
-        real = self.astype(_array.real_dtype(xp, dtype))
+        wide = self._in_precision(dtype)
         x = _array.astype(x, dtype)
-        return real._apply(xp.real(x), axis) + 1j * real._apply(xp.imag(x), axis)
+        if self._is_complex or not xp.isdtype(dtype, "complex floating"):
+            return wide._apply(x, axis)
+        return wide._apply(xp.real(x), axis) + 1j * wide._apply(xp.imag(x), axis)
 
     def matvec(self, x: Any) -> Array:
         """A x, for SciPy's solvers: x of shape (n,) or (n, 1)."""
@@ -416,7 +425,7 @@ class StructuredMatrix(abc.ABC):
                 raise DTypeError("block", name, repr(index)[:60], "a slice or integers", "Use slice(None) for all")
         outside = next((i for i in index if not -n <= i < n), None)
         if outside is not None:
-            raise IndexError("block", name, str(outside), f"integers from {-n} to {n - 1}", "Check the sizes")
+            raise OutOfBoundsError("block", name, str(outside), f"integers from {-n} to {n - 1}", "Check the sizes")
         return [int(i) % n for i in index]
 
     def _unit_columns(self, cols: Sequence[int]) -> Array:
@@ -578,6 +587,9 @@ class Sum(StructuredMatrix):
         first, *rest = (A._product(x, axis) for A in self.terms)
         return sum(rest, start=first)
 
+    def _wide_terms(self) -> Iterator[StructuredMatrix]:
+        return (A._in_precision(self.dtype) for A in self.terms)
+
     def _transpose(self) -> StructuredMatrix:
         return Sum._of(terms=tuple(A.T for A in self.terms))
 
@@ -597,11 +609,11 @@ class Sum(StructuredMatrix):
         return Sum._of(terms=tuple(A._scale(s) for A in self.terms))
 
     def _block(self, rows: Sequence[int], cols: Sequence[int]) -> Array:
-        first, *rest = (A._block(rows, cols) for A in self.terms)
+        first, *rest = (A._block(rows, cols) for A in self._wide_terms())
         return sum(rest, start=first)
 
     def _to_dense(self) -> Array:
-        first, *rest = (A._to_dense() for A in self.terms)
+        first, *rest = (A._to_dense() for A in self._wide_terms())
         return sum(rest, start=first)
 
     def _detail(self) -> str:
@@ -679,10 +691,10 @@ class Scaled(StructuredMatrix):
         return Scaled._of(scale=a * b, matrix=self.matrix)
 
     def _block(self, rows: Sequence[int], cols: Sequence[int]) -> Array:
-        return self.scale * self.matrix._block(rows, cols)
+        return self.scale * self.matrix._in_precision(self.dtype)._block(rows, cols)
 
     def _to_dense(self) -> Array:
-        return self.scale * self.matrix._to_dense()
+        return self.scale * self.matrix._in_precision(self.dtype)._to_dense()
 
     def _detail(self) -> str:
         return f"s {self.matrix._name()}"
