@@ -1,0 +1,107 @@
+"""What all tests share: the backends, the random numbers, and the one assertion about numerical errors.
+
+Every numerical claim is error <= limit · scale · u. `check` is the only place where such a claim is asserted: NaN fails
+it, a scale of zero allows no error, and the worst ratio of every named bound is reported at the end of the run.
+"""
+
+import importlib
+import math
+import zlib
+
+import hypothesis
+import numpy as np
+import pytest
+
+BACKENDS = {"numpy": "array_api_compat.numpy", "array_api_strict": "array_api_strict", "torch": "array_api_compat.torch"}
+
+ROUNDOFF = {
+    "float64": 2.0**-53,
+    "complex128": 2.0**-53,
+    "float32": 2.0**-24,
+    "complex64": 2.0**-24,
+    "float16": 2.0**-11,
+    "bfloat16": 2.0**-8,
+}
+
+worst: dict[str, float] = {}  # the largest ratio / limit seen for each named bound
+
+settings = {"deadline": None, "print_blob": True, "suppress_health_check": [hypothesis.HealthCheck.too_slow]}
+hypothesis.settings.register_profile("ci", max_examples=60, derandomize=True, database=None, **settings)
+hypothesis.settings.register_profile("dev", max_examples=50, **settings)
+hypothesis.settings.register_profile("nightly", max_examples=20_000, derandomize=False, database=None, **settings)
+hypothesis.settings.load_profile("ci")  # --hypothesis-profile=NAME overrides it
+
+
+def ratio(error, scale, dtype):
+    """max error / (scale u): not finite → inf; scale 0 with error 0 → 0, with an error → 1/u. Arrays broadcast."""
+    u = np.longdouble(ROUNDOFF[str(dtype).rpartition(".")[2]])
+    error, scale = np.broadcast_arrays(np.asarray(error, np.longdouble), np.asarray(scale, np.longdouble))
+    if error.size == 0:
+        return 0.0
+    with np.errstate(all="ignore"):
+        values = np.where(scale == 0, np.where(error == 0, 0, 1 / u), np.abs(error) / (scale * u))
+    return float(np.max(np.where(np.isfinite(values), values, np.inf)))
+
+
+def check(error, scale, limit, dtype, name=None):
+    """Assert error <= limit · scale · u, entry by entry where error and scale are arrays; returns the ratio."""
+    found = ratio(error, scale, dtype)
+    if name is not None:
+        worst[name] = max(worst.get(name, 0.0), found / limit if limit else math.inf if found else 0.0)
+    assert found <= limit, f"{name or 'error'}: ratio {found:.3g} > {limit:.3g} in units of scale·u ({dtype})"
+    return found
+
+
+def namespace(name):
+    """The array API namespace of a backend; the test is skipped, with the reason, where it is not installed."""
+    pytest.importorskip(name, reason=f"{name} is not installed")
+    return importlib.import_module(BACKENDS[name])
+
+
+def host(x):
+    """Any array as a NumPy array, without going through the library."""
+    if hasattr(x, "detach"):
+        x = x.detach().resolve_conj().resolve_neg()
+        return x.to(_torch().float32).numpy() if str(x.dtype).endswith("float16") else x.numpy()
+    return np.asarray(x)
+
+
+def _torch():
+    return importlib.import_module("torch")
+
+
+def dtype_of(x):
+    """ "float64" for the float64 of any library."""
+    return str(x.dtype).rpartition(".")[2]
+
+
+def library(x):
+    return type(x).__module__.partition(".")[0]
+
+
+@pytest.fixture(params=list(BACKENDS))
+def xp(request):
+    return namespace(request.param)
+
+
+@pytest.fixture
+def rng(request):
+    return np.random.default_rng(zlib.crc32(request.node.nodeid.encode()))
+
+
+def pytest_sessionfinish(session):
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["worst"] = worst
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node, error):
+    for name, value in getattr(node, "workeroutput", {}).get("worst", {}).items():
+        worst[name] = max(worst.get(name, 0.0), value)
+
+
+def pytest_terminal_summary(terminalreporter):
+    if worst:
+        terminalreporter.write_sep("-", "largest error / bound")
+        for name, value in sorted(worst.items()):
+            terminalreporter.write_line(f"{name:30s} {value:.2e}")
