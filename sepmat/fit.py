@@ -1,0 +1,94 @@
+"""Fit, the result of every approximation, and what the fits share: targets scaled to 1, true errors, tolerances."""
+
+import dataclasses
+import math
+import warnings
+from typing import Any
+
+from . import _array, _check
+from ._array import Array
+from .errors import DTypeError, PrecisionWarning
+from .matrix import StructuredMatrix
+
+__all__ = ["Fit"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Fit:
+    """What an approximation of M returns: the structured matrix Â and how good it is.
+
+    relative_error: ‖M − Â‖_F / ‖M‖_F, measured by an explicit residual (0 for M = 0). num_parameters: the stored
+    scalars of Â. condition_number: κ of the representation, None where the class has no terms. optimal: True only
+    where Â is proven to be the best of its class. converged, iterations: of an iterative fit.
+    """
+
+    matrix: StructuredMatrix
+    relative_error: float
+    num_parameters: int
+    condition_number: float | None = None
+    optimal: bool = False
+    converged: bool = True
+    iterations: int = 0
+
+    def __repr__(self) -> str:
+        share = self.num_parameters / max(1, math.prod(self.matrix.shape))
+        optimal = "optimal" if self.optimal else "not proven optimal" if self.converged else "not converged"
+        return (
+            f"{self.matrix._name():<36} {self.num_parameters:>9,} parameters ({share:7.2%} of dense)  "
+            f"relative error {self.relative_error:.3e}  {optimal}"
+        )
+
+
+def as_target(M: Any, where: str) -> tuple[Array, int]:
+    """(M / 2^k, k): a finite dense matrix in float32 or more, with entries up to 2, so that no square overflows."""
+    if isinstance(M, StructuredMatrix):
+        raise DTypeError(where, "M", M._name(), "a dense array", "Use M.to_dense() if it is to be formed")
+    M = _check.check_full_precision(_check.as_array(M, where, "M", 2), where, "M")
+    _check.check_finite(M, where, "M")
+    k = _array.exponent(M)
+    return _array.ldexp(M, -k), k
+
+
+def relative_error(M: Array, approximation: Array) -> float:
+    """‖M − Â‖_F / ‖M‖_F of two dense arrays; 0 for M = 0, whose approximation is 0."""
+    M = _array.stop_gradient(M)
+    norm = _array.to_float(_array.frobenius(M))
+    return _array.to_float(_array.frobenius(M - _array.stop_gradient(approximation))) / norm if norm else 0.0
+
+
+def check_tolerance(tol: Any, M: Array, where: str) -> float:
+    """A relative tolerance; PrecisionWarning where the precision of M cannot give it."""
+    value = _check.as_tolerance(tol, where)
+    u = _array.unit_roundoff(_array.array_namespace(M), M.dtype)
+    if value < u:
+        warnings.warn(
+            f"{where}: tol: {value:.1e} is below the unit roundoff {u:.1e} of {_array.dtype_name(M.dtype)}; "
+            f"the error will stay near {u:.0e}",
+            PrecisionWarning,
+            stacklevel=3,
+        )
+    return value
+
+
+def smallest_rank(tails: list[float], tol: float) -> int:
+    """The smallest k >= 1 with tails[k] <= tol, where tails[k] is the relative error of k terms; else the largest."""
+    return next((k for k in range(1, len(tails)) if tails[k] <= tol), max(1, len(tails) - 1))
+
+
+def tail_norms(values: Array, rest: float = 0.0) -> list[float]:
+    """[√(rest² + Σ_{i>=k} values_i²) for k = 0 … len(values)], summed from the small end, so without cancellation."""
+    squares = [rest**2]
+    for v in reversed(_array.to_numpy(values).tolist()):
+        squares.append(squares[-1] + v * v)
+    return [math.sqrt(s) for s in reversed(squares)]
+
+
+def svd(M: Array) -> tuple[Array, Array, Array]:
+    """(U, s, V) with M = U diag(s) Vᵀ, V not conjugated. An empty matrix has no singular values."""
+    xp = _array.array_namespace(M)
+    if 0 in M.shape:
+        s = xp.zeros((0,), dtype=_array.real_dtype(xp, M.dtype), device=_array.device(M))
+        U, V = (xp.zeros((k, 0), dtype=M.dtype, device=_array.device(M)) for k in M.shape)
+        return U, s, V
+    U, s, Vt = xp.linalg.svd(M, full_matrices=False)
+    return U, s, xp.matrix_transpose(Vt)
