@@ -1,0 +1,261 @@
+"""Products with circulant and skew-circulant matrices, and sums of products of the two, by fast Fourier transforms.
+
+A circulant matrix is diagonal in the basis of the DFT of length n, a skew-circulant one in the DFT of the sequence
+twisted by the powers of a root of -1 (maths: Z_f = D⁻¹ Z_1 D up to a constant). A real sequence needs no more than
+
+    circulant              one real FFT of length n
+    skew-circulant, n odd  the same after the signs (-1)^j, since (-1)^n = -1
+    skew-circulant, n even one complex FFT of length n/2: z_j = (x_j - i x_{j+n/2}) e^{-iπj/n} has the transform
+                           X(4k+1), k < n/2, of the odd frequencies, and X(2n-4k-1) is the conjugate of X(4k+1)
+
+and a complex one a complex FFT of length n. Data far from 1 is divided by a power of two on the way, so that nothing
+overflows or underflows that the result does not.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import scipy.fft
+
+from .. import _array
+from .._array import Array
+from ._table import KernelTable
+
+TERM_BLOCK = 2**18  # entries of the intermediates of all terms taken together; they stay in the cache
+
+
+class Spectrum(NamedTuple):
+    """The eigenvalues of one f-circulant matrix or of several, f = 1 or -1: what is worth remembering of generators."""
+
+    values: Array  # (K,) or (terms, K): the transform of the generators / scale
+    scale: Array | None  # a power of two as a 0-d array; None: 1
+    twist: Array | None  # what a sequence is multiplied by before its FFT; None: circulant
+    n: int  # the size of the matrix
+    real: bool
+
+    def inverse(self) -> "Spectrum":
+        """The spectrum of the inverse matrix."""
+        return self._replace(values=1.0 / self.values, scale=None if self.scale is None else 1.0 / self.scale)
+
+
+def fast_length(n: int, real: bool) -> int:
+    """The smallest length >= n with a fast transform."""
+    return int(scipy.fft.next_fast_len(n, real=real))
+
+
+def spectrum(v: Array, n: int, skew: bool = False) -> Spectrum:
+    """The spectrum of the n×n f-circulants whose first columns are the vectors of v (..., k <= n), padded by zeros."""
+    v, real = _widen(v), not _array.is_complex(v)
+    if not _array.size(v):
+        return Spectrum(v, None, None, n, real)
+    scale = _scale(v)
+    if scale is not None:
+        v = v / _array.astype(scale, v.dtype)
+    S = Spectrum(v, scale, _twist(v, n, real) if skew else None, n, real)
+    return S._replace(values=_forward(_fft_of(v), S, v, -1))
+
+
+def eigenvalues(v: Array, skew: bool = False) -> Array:
+    """All n eigenvalues of the n×n f-circulant with first column v (n,), complex."""
+    xp = _array.array_namespace(v)
+    if not _array.size(v):
+        return _array.astype(v, _array.complex_dtype(xp, v.dtype))
+    scale = _array.power_of_two(v)
+    z = _array.astype(v / _array.astype(scale, v.dtype), _array.complex_dtype(xp, v.dtype))
+    S = Spectrum(z, None, _root(z, v.shape[0], v.shape[0]) if skew else None, v.shape[0], False)
+    return _forward(_fft_of(v), S, z, -1) * _array.astype(scale, z.dtype)
+
+
+def generator(S: Spectrum) -> Array:
+    """The first column that belongs to a spectrum."""
+    if not S.n:
+        return S.values
+    y = _inverse(_fft_of(S.values), S, S.values, -1, S.n)
+    return _rescale(y, S.scale)
+
+
+# one transform there, one back ------------------------------------------------------------------------------------------
+
+
+def _forward(fft: Any, S: Spectrum, x: Array, axis: int) -> Array:
+    """The coefficients of x, padded by zeros to length n, in the eigenvectors of S."""
+    if S.twist is None:
+        return fft.rfft(x, n=S.n, axis=axis) if S.real else fft.fft(x, n=S.n, axis=axis)
+    x = _pad(x, S.n, axis)
+    if not S.real:
+        return fft.fft(x * _along(S.twist, axis), axis=axis)
+    if S.n % 2:
+        return fft.rfft(x * _along(S.twist, axis), n=S.n, axis=axis)
+    half = S.n // 2
+    z = _complex(_cut(x, 0, half, axis), -_cut(x, half, S.n, axis))
+    return fft.fft(z * _along(S.twist, axis), axis=axis)
+
+
+def _inverse(fft: Any, S: Spectrum, X: Array, axis: int, stop: int, start: int = 0) -> Array:
+    """Entries start to stop of the sequence with coefficients X."""
+    if S.twist is None:
+        y = fft.irfft(X, n=S.n, axis=axis) if S.real else fft.ifft(X, n=S.n, axis=axis)
+        return _cut(y, start, stop, axis)
+    xp = _array.array_namespace(X)
+    if not S.real:
+        return _cut(fft.ifft(X, axis=axis) * xp.conj(_along(S.twist, axis)), start, stop, axis)
+    if S.n % 2:
+        return _cut(fft.irfft(X, n=S.n, axis=axis) * _along(S.twist, axis), start, stop, axis)
+    z = fft.ifft(X, axis=axis) * xp.conj(_along(S.twist, axis))
+    return _cut(xp.concat((xp.real(z), -xp.imag(z)), axis=axis), start, stop, axis)
+
+
+def _twist(like: Array, n: int, real: bool) -> Array:
+    """The powers of an n-th root of -1 that make a negacyclic convolution a cyclic one: -1 itself where n is odd."""
+    if n % 2:
+        signs = 1.0 - 2.0 * (np.arange(n) % 2)
+        return _array.array_namespace(like).asarray(signs, dtype=like.dtype, device=_array.device(like))
+    return _root(like, n, n // 2 if real else n)
+
+
+def _root(like: Array, n: int, count: int) -> Array:
+    """e^{-iπj/n}, j < count, from float64 whatever the precision."""
+    xp = _array.array_namespace(like)
+    powers = np.exp(-1j * np.pi / max(n, 1) * np.arange(count))
+    return xp.asarray(powers, dtype=_array.complex_dtype(xp, like.dtype), device=_array.device(like))
+
+
+def _fft_of(x: Array) -> Any:
+    return scipy.fft if _array.is_numpy(x) else _array.array_namespace(x).fft
+
+
+def _along(v: Array, axis: int) -> Array:
+    return v if axis == -1 else v[..., None]
+
+
+def _cut(y: Array, start: int, stop: int, axis: int) -> Array:
+    if start == 0 and stop == y.shape[axis]:
+        return y
+    return y[..., start:stop] if axis == -1 else y[..., start:stop, :]
+
+
+def _pad(x: Array, n: int, axis: int) -> Array:
+    missing = n - x.shape[axis]
+    return _array.array_namespace(x).concat((x, _zeros(x, missing, axis)), axis=axis) if missing else x
+
+
+def _zeros(x: Array, n: int, axis: int) -> Array:
+    """Zeros like x, with n of them along the axis."""
+    shape = (*x.shape[:-1], n) if axis == -1 else (*x.shape[:-2], n, x.shape[-1])
+    return _array.array_namespace(x).zeros(shape, dtype=x.dtype, device=_array.device(x))
+
+
+def _complex(re: Array, im: Array) -> Array:
+    xp = _array.array_namespace(re)
+    dtype = _array.complex_dtype(xp, re.dtype)
+    if _array.is_numpy(re):
+        z = np.empty(re.shape, dtype)
+        z.real, z.imag = re, im
+        return z
+    return xp.astype(re, dtype) + 1j * xp.astype(im, dtype)
+
+
+# scaling --------------------------------------------------------------------------------------------------------------------
+
+
+def _widen(x: Array) -> Array:
+    """float16 and bfloat16 have no FFT: float32 in their place."""
+    return _array.astype(x, _array.array_namespace(x).float32) if _array.is_half(x.dtype) else x
+
+
+def _scale(x: Array) -> Array | None:
+    """A power of two near max|x|, or None where three such factors multiply safely as they are.
+
+    Looking costs one dot product on NumPy. On an accelerator it would make the host wait, so there x is always scaled.
+    """
+    if _array.is_numpy(x):
+        flat = x if x.ndim == 1 else x.ravel(order="K")
+        square = np.vdot(flat, flat).real
+        limit = _LIMITS[x.dtype.itemsize // (2 if x.dtype.kind == "c" else 1)]
+        if 1 / limit < square < limit or (not square > 0 and not flat.any()):
+            return None
+    return _array.power_of_two(x)
+
+
+_LIMITS = {4: 2.0**64, 8: 2.0**512}  # of a sum of squares, by the size of a real number
+
+
+def _rescale(y: Array, *scales: Array | None) -> Array:
+    """y times powers of two, with no overflow or underflow on the way that the result does not have."""
+    known = [s for s in scales if s is not None]
+    if not known:
+        return y
+    xp = _array.array_namespace(y)
+    exponent = sum((xp.round(xp.log2(s)) for s in known[1:]), start=xp.round(xp.log2(known[0])))
+    limit = math.floor(math.log2(float(xp.finfo(y.dtype).max))) - 1.0
+    for _ in known:  # steps of one sign
+        step = xp.clip(exponent, -limit, limit)
+        y = y * _array.astype(xp.pow(xp.asarray(2.0, dtype=step.dtype, device=_array.device(y)), step), y.dtype)
+        exponent = exponent - step
+    return y
+
+
+# kernels --------------------------------------------------------------------------------------------------------------------
+
+
+def _kernel(run: Callable[..., Array], x_at: int) -> KernelTable:
+    """The table of a function of an FFT module: scipy.fft for NumPy arrays, else that of the array API."""
+
+    def reference(*args: Any) -> Array:
+        return run(_array.array_namespace(args[x_at]).fft, *args)
+
+    reference.__doc__ = run.__doc__
+    table = KernelTable(run.__name__.lstrip("_"), reference)
+    table.row("scipy", lambda *args: _array.is_numpy(args[x_at]))(functools.partial(run, scipy.fft))
+    return table
+
+
+def _convolve(fft: Any, S: Spectrum, x: Array, start: int, stop: int, axis: int) -> Array:
+    """Rows start to stop of the f-circulant S, times x padded by zeros, along `axis` (-1 or -2) of x.
+
+    Two FFTs of length n for every vector.
+    """
+    if not _array.size(x) or start >= stop:
+        return _zeros(x, stop - start, axis)
+    dtype, x = x.dtype, _widen(x)
+    scale = _scale(x)
+    if scale is not None:
+        x = x / _array.astype(scale, x.dtype)
+    X = _forward(fft, S, x, axis) * _along(S.values, axis)
+    y = _inverse(fft, S, X, axis, stop, start)
+    return _array.astype(_rescale(y, S.scale, scale), dtype)
+
+
+def _convolve_twice(fft: Any, outer: Spectrum, inner: Spectrum, x: Array, stop: int, axis: int) -> Array:
+    """The first `stop` rows of Σ_i A_i B_i, A_i and B_i the f-circulants of two spectra, times x padded by zeros.
+
+    1 + r + r + 1 FFTs of length n for every vector, in blocks of terms whose intermediates stay in the cache.
+    """
+    terms, n = inner.values.shape[0], inner.n
+    if not _array.size(x) or not stop or not terms:
+        return _zeros(x, stop, axis)
+    xp = _array.array_namespace(x)
+    dtype, x = x.dtype, _widen(x)
+    scale = _scale(x)
+    if scale is not None:
+        x = x / _array.astype(scale, x.dtype)
+    X = _forward(fft, inner, x, axis)
+    X = X[..., None, :] if axis == -1 else X[..., None, :, :]
+    step = max(1, TERM_BLOCK // max(1, n * math.prod(x.shape) // max(1, x.shape[axis])))
+    total = None
+    for start in range(0, terms, step):
+        stop_term = min(start + step, terms)
+        Y = X * _along(inner.values[start:stop_term, :], axis)
+        y = _inverse(fft, inner, Y, axis, n)
+        Y = _forward(fft, outer, y, axis) * _along(outer.values[start:stop_term, :], axis)
+        part = xp.sum(Y, axis=axis - 1)
+        total = part if total is None else total + part
+    y = _inverse(fft, outer, total, axis, stop)
+    return _array.astype(_rescale(y, outer.scale, inner.scale, scale), dtype)
+
+
+convolve = _kernel(_convolve, x_at=1)
+convolve_twice = _kernel(_convolve_twice, x_at=2)
