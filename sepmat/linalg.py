@@ -72,9 +72,13 @@ class OpenFunction:
         with _array.quiet():
             return self._front(A, *args, **kwargs)
 
+    def find(self, cls: type) -> Callable[..., Any] | None:
+        """The rule of a class: its own, or that of the family it belongs to."""
+        return next((self.rules[base] for base in cls.__mro__ if base in self.rules), None)
+
     def rule(self, A: StructuredMatrix, *args: Any) -> Any:
         """The rule for the class of A, applied to checked arguments."""
-        found = self.rules.get(type(A))
+        found = self.find(type(A))
         if found is None:
             raise self.unsupported(A)
         return found(A, *args)
@@ -167,7 +171,7 @@ def norm(A: StructuredMatrix, ord: Any = "fro") -> Array:
         _check.as_choice(ord, ("fro", "nuc"), "norm", "ord")
     elif ord not in (1, 2, float("inf")):
         raise ArgumentError("norm", "ord", repr(ord), "'fro', 'nuc', 1, 2 or inf", "Did you mean ord='fro'")
-    if ord in (2, "nuc") and type(A) in svdvals.rules:
+    if ord in (2, "nuc") and svdvals.find(type(A)):
         s = svdvals(A)
         if ord == "nuc":
             return A.xp.sum(s)

@@ -8,6 +8,7 @@ once for everybody.
 
 import abc
 import dataclasses
+import functools
 import inspect
 import math
 import numbers
@@ -538,13 +539,17 @@ def _multiply(A: StructuredMatrix, B: StructuredMatrix) -> StructuredMatrix:
         )
     _check.same_place("A @ B", (("A", A.arrays()[0]), ("B", B.arrays()[0])))
     with _array.quiet():
-        rule: Callable[[Any, Any], Any] = _products.get((type(A), type(B)), _closed_by_neither)
-        C = rule(A, B)
-        if C is NotImplemented:
-            C = A._times(B)
-        if C is NotImplemented:
-            C = B._rtimes(A)
+        C = _merge(A, B)
     return Product._of(factors=(A, B)) if C is NotImplemented else C
+
+
+def _merge(A: StructuredMatrix, B: StructuredMatrix) -> Any:
+    """A @ B in a closed form, or NotImplemented."""
+    rule: Callable[[Any, Any], Any] = _products.get((type(A), type(B)), _closed_by_neither)
+    C = rule(A, B)
+    if C is NotImplemented:
+        C = A._times(B)
+    return B._rtimes(A) if C is NotImplemented else C
 
 
 def _absorb(A: StructuredMatrix, B: StructuredMatrix) -> Any:
@@ -641,18 +646,17 @@ class Product(StructuredMatrix):
 
     def _times(self, other: StructuredMatrix) -> StructuredMatrix:
         if isinstance(other, Product):
-            left: StructuredMatrix = self
-            for B in other.factors:
-                left = _multiply(left, B)
-            return left
-        last = _multiply(self.factors[-1], other)
-        tail = last.factors if isinstance(last, Product) else (last,)
-        return Product._of(factors=(*self.factors[:-1], *tail))
+            return functools.reduce(_multiply, other.factors, self)
+        factors = self.factors
+        while factors and (C := _merge(factors[-1], other)) is not NotImplemented:
+            factors, other = factors[:-1], C
+        return Product._of(factors=(*factors, other)) if factors else other
 
     def _rtimes(self, other: StructuredMatrix) -> StructuredMatrix:
-        first = _multiply(other, self.factors[0])
-        head = first.factors if isinstance(first, Product) else (first,)
-        return Product._of(factors=(*head, *self.factors[1:]))
+        factors = self.factors
+        while factors and (C := _merge(other, factors[0])) is not NotImplemented:
+            factors, other = factors[1:], C
+        return Product._of(factors=(other, *factors)) if factors else other
 
     def _scale(self, s: Array) -> StructuredMatrix:
         return Product._of(factors=(self.factors[0]._scale(s), *self.factors[1:]))
