@@ -48,11 +48,9 @@ class Case:
         """The arrays: standard normal, real or complex."""
         return tuple(normal(rng, shape, dtype) for shape in self.shapes)
 
-    def build(self, xp, rng, dtype):
-        """(the matrix on this backend, its oracle)"""
-        arrays = self.data(rng, dtype)
-        with np.errstate(all="ignore"):
-            return self.make(*(xp.asarray(a, copy=True) for a in arrays)), self.oracle(*arrays)
+    def build(self, xp, arrays):
+        """(the matrix on this backend, its oracle) from NumPy arrays"""
+        return self.make(*(xp.asarray(a, copy=True) for a in arrays)), self.oracle(*arrays)
 
 
 def normal(rng, shape, dtype="float64"):
@@ -246,6 +244,7 @@ def product(a, b, kind=sm.Product, **differs):
 
 def scaled(a, s=-1.5):
     """Scaled as it stands, for classes that can take the scalar in as well."""
+
     def make(*x):
         A = a.make(*x)
         return sm.Scaled._of(scale=A.xp.asarray(s, dtype=A.dtype), matrix=A)
@@ -300,6 +299,65 @@ NESTED = [
 ]  # fmt: skip
 
 CASES: list[Case] = [*BASIC, *KRONECKER, *SEPARATED, *TOEPLITZ, *NESTED]
+
+# Sums and products of two classes whose class is known: (left, "+" or "@", right, class that comes back).
+PAIRS: list[tuple[Case, str, Case, type]] = [
+    (diag(4), "@", diag(4), sm.Diagonal),
+    (diag(4), "+", identity(4), sm.Diagonal),
+    (identity(4), "+", diag(4), sm.Diagonal),
+    (identity(4), "@", circulant(sm.Circulant, 4, 4), sm.Circulant),
+    (circulant(sm.Circulant, 3, 4), "@", identity(4), sm.Circulant),
+    (diag(3), "@", low_rank(3, 5, 2), sm.LowRank),
+    (low_rank(3, 5, 2), "@", diag(5), sm.LowRank),
+    (diag(3), "@", dense(3, 5), sm.Dense),
+    (dense(3, 5), "@", diag(5), sm.Dense),
+    (low_rank(3, 5, 2), "+", low_rank(3, 5, 1), sm.LowRank),
+    (low_rank(4, 6, 1), "@", kronecker((2, 3), (3, 1)), sm.LowRank),
+    (kronecker((2, 3), (3, 1)), "@", low_rank(3, 2, 1), sm.LowRank),
+    (band(sm.Toeplitz, 3, 4), "@", low_rank(4, 2, 1), sm.LowRank),
+    (kronecker((2, 3), (3, 1)), "@", kronecker((3, 2), (1, 4)), sm.Kronecker),
+    (kronecker((2, 3), (3, 2)), "@", kronecker((3, 2), (2, 4)), sm.Kronecker),
+    (kronecker((2, 3), (3, 2)), "@", kronecker((2, 2), (3, 3)), sm.Product),
+    (kronecker((2, 2), (3, 3)), "+", kronecker((2, 2), (3, 3)), sm.Separated),
+    (kronecker((2, 2), (3, 3)), "+", kronecker((3, 3), (2, 2)), sm.Sum),
+    (kronecker((2, 2), (3, 3)), "+", kronecker_sum(2, 3), sm.Separated),
+    (kronecker_sum(2, 3), "+", kronecker((2, 2), (3, 3)), sm.Separated),
+    (kronecker_sum(2, 3), "@", kronecker((2, 2), (3, 3)), sm.Separated),
+    (kronecker((2, 2), (3, 3)), "@", kronecker_sum(2, 3), sm.Separated),
+    (kronecker_sum(2, 3), "@", kronecker_sum(2, 3), sm.Separated),
+    (kronecker((2, 2), (3, 3)), "+", identity(6), sm.Separated),
+    (identity(6), "+", kronecker((2, 2), (3, 3)), sm.Separated),
+    (separated(2, (2, 3), (4, 2)), "+", kronecker((2, 3), (4, 2)), sm.Separated),
+    (kronecker((2, 3), (4, 2)), "+", separated(2, (2, 3), (4, 2), scales=True), sm.Separated),
+    (separated(2, (2, 3), (4, 2)), "@", kronecker((3, 1), (2, 3)), sm.Separated),
+    (kronecker((1, 2), (3, 4)), "@", separated(2, (2, 3), (4, 2), scales=True), sm.Separated),
+    (separated(2, (2, 3), (4, 2)), "@", separated(3, (3, 2), (2, 2), scales=True), sm.Separated),
+    (separated(2, (2, 2), (3, 3)), "+", identity(6), sm.Separated),
+    (separated(2, (2, 2), (3, 3)), "+", kronecker_sum(2, 3), sm.Separated),
+    (circulant(sm.Circulant, 5, 5), "@", circulant(sm.Circulant, 5, 5), sm.Circulant),
+    (circulant(sm.SkewCirculant, 5, 5), "@", circulant(sm.SkewCirculant, 5, 5), sm.SkewCirculant),
+    (circulant(sm.Circulant, 5, 5), "@", circulant(sm.SkewCirculant, 5, 5), sm.Product),
+    (circulant(sm.Circulant, 5, 5), "@", circulant(sm.Circulant, 5, 3), sm.Circulant),
+    (circulant(sm.Circulant, 3, 5), "@", circulant(sm.Circulant, 5, 5), sm.Circulant),
+    (circulant(sm.Circulant, 5, 5), "+", circulant(sm.SkewCirculant, 5, 5), sm.Toeplitz),
+    (circulant(sm.Circulant, 3, 5), "+", circulant(sm.SkewCirculant, 3, 5), sm.Toeplitz),
+    (circulant(sm.Circulant, 3, 5), "+", band(sm.Toeplitz, 3, 5), sm.Toeplitz),
+    (band(sm.Toeplitz, 5, 3), "+", circulant(sm.SkewCirculant, 5, 3), sm.Toeplitz),
+    (band(sm.Toeplitz, 5, 5), "+", square_band(sm.Toeplitz, 5), sm.Toeplitz),
+    (band(sm.Hankel, 5, 5), "+", square_band(sm.Hankel, 5), sm.Hankel),
+    (band(sm.Hankel, 5, 5), "+", band(sm.Toeplitz, 5, 5), sm.Sum),
+    (total(dense(4, 4), diag(4)), "+", diag(4), sm.Sum),
+]
+
+# Exact conversions: (from, to).
+CONVERSIONS: list[tuple[Case, type]] = [
+    (identity(4), sm.Diagonal),
+    (circulant(sm.Circulant, 5, 5), sm.Toeplitz),
+    (circulant(sm.Circulant, 3, 5), sm.Toeplitz),
+    (circulant(sm.SkewCirculant, 5, 3), sm.Toeplitz),
+    (kronecker((2, 3), (3, 2)), sm.Separated),
+    (kronecker_sum(2, 3, 2), sm.Separated),
+]
 
 
 def unique(cases):

@@ -12,7 +12,11 @@ import hypothesis
 import numpy as np
 import pytest
 
-BACKENDS = {"numpy": "array_api_compat.numpy", "array_api_strict": "array_api_strict", "torch": "array_api_compat.torch"}
+BACKENDS = {
+    "numpy": "array_api_compat.numpy",
+    "array_api_strict": "array_api_strict",
+    "torch": "array_api_compat.torch",
+}
 
 ROUNDOFF = {
     "float64": 2.0**-53,

@@ -9,7 +9,7 @@ from functools import lru_cache
 
 import numpy as np
 import pytest
-from cases import CASES, Case, normal, o_dense, o_low_rank
+from cases import CASES, CONVERSIONS, PAIRS, Case, normal, o_dense, o_low_rank
 from conftest import check, dtype_of, host, library, namespace
 from reference import Oracle
 
@@ -36,8 +36,9 @@ class Built:
     def __init__(self, case: Case, backend: str, dtype: str) -> None:
         self.case, self.backend, self.dtype, self.xp = case, backend, dtype, namespace(backend)
         self.rng = np.random.default_rng(7)
-        self.A, self.o = case.build(self.xp, self.rng, dtype)
-        self.B, self.p = case.build(self.xp, self.rng, dtype)
+        self.data = case.data(self.rng, dtype)  # in NumPy
+        self.A, self.o = case.build(self.xp, self.data)
+        self.B, self.p = case.build(self.xp, case.data(self.rng, dtype))
         self.complex = dtype.startswith("complex")
 
     def draw(self, *shape, dtype=None):
@@ -78,6 +79,7 @@ def fresh(b: Built) -> Built:
 
 def modes(o, x, axis):
     """(D along `axis` of x, its error bound) in extended precision"""
+
     def along(M, v):
         return np.moveaxis(np.tensordot(M, v, axes=(1, axis)), 0, axis)
 
@@ -171,7 +173,12 @@ def strided_and_flipped(b):
         return
     n = b.A.shape[1]
     x = normal(b.rng, (2 * n, 6), b.dtype)
-    for view in (np.asfortranarray(x[:n]), x[::2, ::-2], x[n - 1 :: -1] if n else x[:0], np.broadcast_to(x[:1], (n, 6))):
+    for view in (
+        np.asfortranarray(x[:n]),
+        x[::2, ::-2],
+        x[n - 1 :: -1] if n else x[:0],
+        np.broadcast_to(x[:1], (n, 6)),
+    ):
         b.same(b.A @ view, *modes(b.o, view, 0))
         b.same(b.A.apply(view.T), *(y.T for y in modes(b.o, view, 0)))
 
@@ -469,3 +476,122 @@ def test_law(law, case, backend):
         except Exception as e:
             e.add_note(f"{law.__name__}: {case} on {backend} {dtype}")
             raise
+
+
+@pytest.mark.parametrize("backend", DTYPES)
+@pytest.mark.parametrize("left, op, right, kind", PAIRS, ids=lambda v: str(getattr(v, "__name__", v)))
+def test_closed_sums_and_products(left, op, right, kind, backend):
+    for dtype in DTYPES[backend]:
+        a, b = Built(left, backend, dtype), Built(right, backend, dtype)
+        M, oracle = (a.A + b.B, a.o + b.p) if op == "+" else (a.A @ b.B, a.o @ b.p)
+        # a class that is taken up by a wider one is applied through the embedding of that one: N <= 4n in B10
+        oracle = Oracle(oracle.D, oracle.G, 4 * oracle.E)
+        a.matches(M, oracle, kind)
+        a.matches(M.T, oracle.T)
+
+
+@pytest.mark.parametrize("backend", DTYPES)
+@pytest.mark.parametrize("case, target", CONVERSIONS, ids=lambda v: str(getattr(v, "__name__", v)))
+def test_exact_conversions(case, target, backend):
+    for dtype in DTYPES[backend]:
+        b = built(case, backend, dtype)
+        M = sm.convert(b.A, target)
+        b.matches(M, Oracle(b.o.D, b.o.G, 4 * b.o.E), target)
+        assert sm.convert(b.A, type(b.A)) is b.A
+
+
+def test_conversions_that_do_not_exist():
+    with pytest.raises(sm.UnsupportedError, match="Use .*, or "):
+        sm.convert(sm.Dense(np.eye(2)), sm.Diagonal)
+    with pytest.raises(sm.DTypeError):
+        sm.convert(np.eye(2), sm.Dense)
+
+
+# --- torch: gradients and half precision --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float64", "complex128"])
+@pytest.mark.parametrize("case", [c for c in CASES if all(np.prod(s) for s in c.shapes)], ids=str)
+def test_gradients(case, dtype):
+    """A @ x, rows, and the dense form: exact derivatives with respect to every stored number and to x."""
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(3)
+    arrays = [torch.asarray(a).requires_grad_() for a in case.data(rng, dtype)]
+    m, n = case.make(*arrays).shape
+    x, y = (torch.asarray(normal(rng, (k,), dtype)).requires_grad_() for k in (n, m))
+
+    def products(x, y, *arrays):
+        A = case.make(*arrays)
+        return A @ x, A.T.apply(y), A.to_dense()
+
+    assert torch.autograd.gradcheck(products, (x, y, *arrays))
+
+
+def test_gradients_of_algebra():
+    """Through sums, products, multiples and conjugates, and through several products with one matrix."""
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(4)
+    c, d, A, B, x = (torch.asarray(normal(rng, s, "complex128")).requires_grad_() for s in (4, 4, (2, 2), (2, 2), 4))
+
+    def f(c, d, A, B, x):
+        M = 2 * sm.Circulant(c) @ sm.Kronecker(A, B) - sm.Diagonal(d).H @ sm.SkewCirculant(d) / 3
+        return M @ (M.T @ x) + M.conj() @ x
+
+    assert torch.autograd.gradcheck(f, (c, d, A, B, x))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("case", [c for c in CASES if c.half], ids=str)
+def test_half_precision(case, dtype):
+    """B24: torch's 16-bit numbers, sums in float32: |error| <= ((d + 1) u16 + γ_K) G |x|."""
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(5)
+    half = getattr(torch, dtype)
+    tensors = [torch.asarray(a).to(half) for a in case.data(rng, "float32")]
+    A, oracle = case.make(*tensors), case.oracle(*(t.double().numpy() for t in tensors))
+    m, n = A.shape
+    for shape, axis in (((n,), 0), ((n, 3), 0), ((3, n), 1)):
+        x = torch.asarray(normal(rng, shape)).to(half)
+        y = A @ x if axis == 0 else A.apply(x)
+        assert y.dtype == half
+        expected, _ = modes(oracle, x.double().numpy(), axis)
+        _, scale = modes(Oracle(oracle.D, oracle.G, oracle.G), x.double().numpy(), axis)
+        _, float32 = modes(oracle, x.double().numpy(), axis)
+        bound = (case.half + 1) * scale + float32 * 2.0**-24 / (2.0**-11 if dtype == "float16" else 2.0**-8)
+        check(np.abs(y.double().numpy() - expected), bound, LIMIT, dtype, "B24 half precision")
+
+
+# --- SciPy's solvers take the matrix as it is -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float64", "complex128"])
+@pytest.mark.parametrize("case", [c for c in CASES if c.kind is not sm.Product], ids=str)
+def test_scipy_solvers(case, dtype):
+    from scipy.sparse.linalg import cg, gmres, lsmr, svds
+
+    b = built(case, "numpy", dtype)
+    (m, n), A = b.A.shape, b.A
+    M = np.asarray(b.o.D, dtype)
+    if not M.any():
+        return
+    y, _ = b.draw(m)
+    x = lsmr(A, y, atol=1e-15, btol=1e-15, conlim=0, maxiter=100 * n)[0]
+    normal_residual = np.linalg.norm(M.conj().T @ (y - M @ x))
+    check(
+        normal_residual,
+        np.linalg.norm(M, 2) * (np.linalg.norm(y) + np.linalg.norm(M, 2) * np.linalg.norm(x)),
+        1e4,
+        dtype,
+    )
+    if m == n:
+        shifted = A + 4 * np.linalg.norm(M, 2) * sm.Identity(n, like=M)
+        x, info = gmres(shifted, y, rtol=1e-12, atol=0)
+        assert info == 0
+        check(np.linalg.norm(np.asarray(shifted) @ x - y), np.linalg.norm(y), 1e-11 / 2.0**-53, dtype)
+        N = A @ A.H + np.linalg.norm(M) ** 2 * sm.Identity(n, like=M)
+        x, info = cg(N, y, rtol=1e-12, atol=0)
+        assert info == 0
+        check(np.linalg.norm(np.asarray(N) @ x - y), np.linalg.norm(y), 1e-11 / 2.0**-53, dtype)
+    if min(m, n) >= 3:
+        s = svds(A, k=1, return_singular_vectors=False, v0=np.ones(min(m, n)), tol=1e-12)
+        check(abs(s[0] - np.linalg.norm(M, 2)), np.linalg.norm(M, 2), 1e-10 / 2.0**-53, dtype)
