@@ -1,6 +1,7 @@
 """sepmat: matrices with structure. Separated representations, Kronecker algebra, low displacement rank."""
 
 from .basic import Dense, Diagonal, Identity, LowRank
+from .displacement import LowDisplacementRank, displacement, displacement_rank, shift
 from .errors import (
     ArgumentError,
     BackendError,

@@ -1,0 +1,409 @@
+"""Low displacement rank: W(G, H) = Σ_i Z_1(g_i) Z_{-1}(h_i), the matrices M for which Z_1 M - M Z_{-1} has rank r.
+
+Z_f is the unit f-circulant shift, Z_f(v) = Σ_i v_i Z_f^i has first column v: circulant for f = 1, skew-circulant for
+f = -1. From ∇(M) = Z_1 M - M Z_{-1} = P Qᵀ follows M = W(P/2, J Q), J the reversal, and ∇(W(G, H)) = 2 G (J H)ᵀ: the
+matrices with r terms are exactly those of displacement rank <= r. Circulant, skew-circulant and the identity have one
+term, Toeplitz matrices 2, products of t of them 2 t, matrices of rank k have 2 k.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, final
+
+from . import _array, _check
+from ._array import Array
+from .basic import Identity, LowRank
+from .errors import ArgumentError, ShapeError
+from .kernels import fourier
+from .linalg import conversion, convert, diagonal, norm, trace
+from .matrix import Product, StructuredMatrix, structure
+from .toeplitz import Circulant, SkewCirculant, Toeplitz
+
+__all__ = ["LowDisplacementRank", "displacement", "displacement_rank", "shift"]
+
+BLOCK = 2**18  # entries of a block of columns, when a norm or a dense form is collected from products
+SMALL_BLOCK = 32  # up to this many rows and columns a block is multiplied out, term by term; larger ones use the FFT
+
+
+def shift(n: int, f: float = 1, like: Any = None) -> StructuredMatrix:
+    """Z_f, n×n: ones below the diagonal and f in the top right corner (n = 1: the number f).
+
+    A Circulant for f = 1, a SkewCirculant for f = -1 and a Toeplitz matrix otherwise, of the library, dtype and device
+    of `like` (default: NumPy float64).
+
+    >>> import sepmat as sm
+    >>> sm.shift(3, 2.0).to_dense()
+    array([[0., 0., 2.],
+           [1., 0., 0.],
+           [0., 1., 0.]])
+    """
+    n = _check.as_integer(n, "shift", "n", 0)
+    like = _check.as_array(0.0 if like is None else like, "shift", "like")
+    f = _corner(f, "shift", "f")
+    column = _unit(like, n, 1) if n > 1 else f * _unit(like, n, 0)
+    if abs(f) == 1:
+        return (Circulant if f == 1 else SkewCirculant)._of(c=column, corner=(n, n))
+    return Toeplitz._of(c=column, tail=f * _unit(like, n - 1, n - 2) if n else None)
+
+
+def displacement(M: Any, f: float = 1, g: float = -1) -> Array:
+    """∇(M) = Z_f M - M Z_g of a square dense matrix, by shifting its rows and columns: 2 n² operations.
+
+    Raises ArgumentError for f = g, where ∇ is singular; otherwise ∇(M) determines M (for f = 1, g = -1 with condition
+    1 / sin(π / 2n)).
+
+    >>> import sepmat as sm
+    >>> sm.displacement([[1.0, 3.0], [2.0, 1.0]])
+    array([[-1.,  2.],
+           [ 0.,  5.]])
+    """
+    M = _check.as_array(M, "displacement", "M", 2)
+    n = _check.check_square((M.shape[0], M.shape[1]), "displacement", "M")
+    f, g = _corner(f, "displacement", "f"), _corner(g, "displacement", "g")
+    if f == g:
+        raise ArgumentError(
+            "displacement", "g", f"{g} = f", "f and g that differ", "The displacement operator is singular; use g = -f"
+        )
+    if not n:
+        return _array.copy(M)
+    xp = _array.array_namespace(M)
+    with _array.quiet():
+        down = xp.concat((f * M[n - 1 :, :], M[: n - 1, :]), axis=0)
+        left = xp.concat((M[:, 1:], g * M[:, :1]), axis=1)
+        return down - left
+
+
+def displacement_rank(M: Any, tol: float | None = None) -> int:
+    """The number of singular values of Z_1 M - M Z_{-1} above tol ‖M‖_F (default: 4 n u); costs an SVD, O(n³).
+
+    Raises NonFiniteError for NaN and infinity.
+
+    >>> import numpy as np, sepmat as sm
+    >>> sm.displacement_rank(np.linalg.inv(sm.Toeplitz([4.0, 1.0, 2.0, 3.0], [4.0, 0.5, 1.0, 0.0]).to_dense()))
+    2
+    """
+    M = _check.check_finite(_check.as_array(M, "displacement_rank", "M", 2), "displacement_rank", "M")
+    n = _check.check_square((M.shape[0], M.shape[1]), "displacement_rank", "M")
+    xp = _array.array_namespace(M)
+    u = _array.unit_roundoff(xp, _check.check_full_precision(M, "displacement_rank", "M").dtype)
+    relative = 4 * n * u if tol is None else _check.as_tolerance(tol, "displacement_rank")
+    if not n:
+        return 0
+    M = M / _array.astype(_array.power_of_two(M), M.dtype)
+    values = xp.linalg.svdvals(displacement(M))
+    return int(xp.sum(xp.astype(values > relative * _array.frobenius(M), xp.int64)))
+
+
+def _corner(f: Any, where: str, name: str) -> float:
+    if isinstance(f, complex):
+        raise ArgumentError(where, name, repr(f), "a real number", "Use 1 or -1")
+    return float(f)
+
+
+def _unit(like: Array, n: int, k: int) -> Array:
+    """The unit vector e_k of length n, of the dtype of `like`; zeros where k is outside."""
+    xp = _array.array_namespace(like)
+    return xp.astype(xp.arange(n, dtype=xp.int64, device=_array.device(like)) == k, like.dtype)
+
+
+@final
+@structure
+class LowDisplacementRank(StructuredMatrix):
+    """W(G, H) = Σ_i Z_1(G[:, i]) Z_{-1}(H[:, i]), or its top-left corner of the given shape (m, n), max(m, n) = N.
+
+    G, H: (N, terms), kept as A.g and A.h (A.H is the conjugate transpose); 2 N terms numbers. A product costs
+    1 + r + r + 1 FFTs of length N a vector (real data: real and half-length ones); its error is at most
+    (40 log2 N + 12 + r) u Σ_i ‖Z_1(g_i)‖_F ‖Z_{-1}(h_i)‖_F ‖x‖. The transpose keeps G and H. Sums stay in the class,
+    and so do circulant @ W and W @ skew-circulant. Class: Sindhwani, Sainath & Kumar, "Structured transforms for
+    small-footprint deep learning" (2015). Raises ShapeError when G, H and shape do not fit.
+
+    >>> import numpy as np, sepmat as sm
+    >>> T = sm.Toeplitz([1.0, 2.0, 5.0], [1.0, 3.0, 4.0])
+    >>> W = sm.convert(T, sm.LowDisplacementRank); W
+    LowDisplacementRank(r=2, shape=(3, 3), float64)
+    >>> bool(np.allclose(W.to_dense(), T.to_dense()))
+    True
+    """
+
+    g: Array
+    h: Array
+    corner: tuple[int, int]
+    transposed: bool
+
+    def __init__(self, G: Any, H: Any, shape: Any = None) -> None:
+        where = "LowDisplacementRank"
+        G, H = _check.as_arrays([("G", G), ("H", H)], where, 2)
+        N = G.shape[0]
+        if H.shape != G.shape:
+            raise ShapeError(where, "H", f"shape {tuple(H.shape)}", f"{tuple(G.shape)} as G", "Both are (N, terms)")
+        corner = (N, N) if shape is None else _check.as_shape(shape, where)
+        if max(corner) != N:
+            raise ShapeError(
+                where,
+                "shape",
+                f"{corner} with {N} rows in G and H",
+                f"a corner of {N}×{N} with max(shape) = {N}",
+                f"Pass {max(corner)} rows in G and H",
+            )
+        for name, value in (("g", G), ("h", H), ("corner", corner), ("transposed", False)):
+            object.__setattr__(self, name, value)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.corner
+
+    @property
+    def terms(self) -> int:
+        """The number r of terms stored, at least the displacement rank."""
+        return int(self.g.shape[1])
+
+    def _apply(self, x: Array, axis: int) -> Array:
+        outer, inner = self._remember("spectra", self._spectra)
+        return fourier.convolve_twice(outer, inner, x, self.corner[0], axis)
+
+    def _spectra(self) -> tuple[fourier.Spectrum, fourier.Spectrum]:
+        xp, N = self.xp, self.g.shape[0]
+        g, h = xp.matrix_transpose(self.g), xp.matrix_transpose(self.h)
+        if not self.transposed:
+            return fourier.spectrum(g, N), fourier.spectrum(h, N, skew=True)
+        k = min(1, N)  # the first columns of the transposes
+        g = xp.concat((g[:, :k], xp.flip(g[:, k:], axis=1)), axis=1)
+        h = xp.concat((h[:, :k], -xp.flip(h[:, k:], axis=1)), axis=1)
+        return fourier.spectrum(h, N, skew=True), fourier.spectrum(g, N)
+
+    def _transpose(self) -> "LowDisplacementRank":
+        return self._of(g=self.g, h=self.h, corner=self.corner[::-1], transposed=not self.transposed)
+
+    def _plus(self, other: StructuredMatrix) -> Any:
+        if isinstance(other, LowDisplacementRank):
+            if other.transposed != self.transposed:
+                return NotImplemented
+            G, H, K, L = _array.promote(self.g, self.h, other.g, other.h)
+            G, H = self.xp.concat((G, K), axis=1), self.xp.concat((H, L), axis=1)
+            return self._of(g=G, h=H, corner=self.corner, transposed=self.transposed)
+        if not isinstance(other, (Circulant, SkewCirculant, Toeplitz, Identity)):
+            return NotImplemented
+        if self.transposed:
+            return self.T._plus(other.T).T
+        return self._plus(convert(other, LowDisplacementRank))
+
+    def _rtimes(self, other: StructuredMatrix) -> Any:
+        """Z_1(c) Z_1(g) = Z_1(Z_1(c) g): a circulant from the left goes into G."""
+        if self.transposed:
+            return _transposed(self.T._times(other.T))
+        if isinstance(other, Circulant) and self._closes(other, (other.shape[0], self.shape[1]), self.shape[0]):
+            return self._with((other.shape[0], self.shape[1]), g=_whole(other)._product(self.g, -2))
+        return NotImplemented
+
+    def _times(self, other: StructuredMatrix) -> Any:
+        """Z_{-1}(h) Z_{-1}(s) = Z_{-1}(Z_{-1}(s) h): a skew-circulant from the right goes into H."""
+        if self.transposed:
+            return _transposed(self.T._rtimes(other.T))
+        if isinstance(other, SkewCirculant) and self._closes(other, (self.shape[0], other.shape[1]), self.shape[1]):
+            return self._with((self.shape[0], other.shape[1]), h=_whole(other)._product(self.h, -2))
+        return NotImplemented
+
+    def _closes(self, other: Circulant | SkewCirculant, corner: tuple[int, int], inner: int) -> bool:
+        """Whether nothing was cut off between the two, and the result is a corner of the same N×N."""
+        return inner == self.g.shape[0] == other.c.shape[0] == max(corner)
+
+    def _with(self, corner: tuple[int, int], **changed: Array) -> "LowDisplacementRank":
+        G, H = _array.promote(changed.get("g", self.g), changed.get("h", self.h))
+        return self._of(g=G, h=H, corner=corner, transposed=self.transposed)
+
+    def _scale(self, s: Array) -> StructuredMatrix:
+        s, G = _array.promote(s, self.g)
+        return self._with(self.corner, g=s * G)
+
+    def _block(self, rows: Sequence[int], cols: Sequence[int]) -> Array:
+        if max(len(rows), len(cols)) > SMALL_BLOCK or not self.terms:
+            return StructuredMatrix._block(self, rows, cols)
+        if self.transposed:
+            return self.xp.matrix_transpose(self.T._block(cols, rows))
+        N = self.g.shape[0]
+        terms = (
+            Circulant._of(c=self.g[:, i], corner=(N, N))._block(rows, range(N))
+            @ SkewCirculant._of(c=self.h[:, i], corner=(N, N))._block(range(N), cols)
+            for i in range(self.terms)
+        )
+        return sum(terms, start=next(terms))
+
+    def _to_dense(self) -> Array:
+        columns = list(self._columns())
+        if not columns:
+            return self.xp.zeros(self.shape, dtype=self.dtype, device=self.device)
+        return self.xp.matrix_transpose(self.xp.concat(columns, axis=0))
+
+    def _columns(self) -> Iterator[Array]:
+        """Blocks of columns, each as rows (k, m), by products with unit vectors."""
+        m, n = self.shape
+        step = max(1, BLOCK // max(m, n, 1))
+        for start in range(0, n, step):
+            E = self._unit_columns(range(start, min(start + step, n)))
+            yield self._apply(self.xp.matrix_transpose(E), -1)
+
+    def _detail(self) -> str:
+        return f"r={self.terms}" + (", transposed" if self.transposed else "")
+
+
+def _whole(A: Circulant | SkewCirculant) -> Circulant | SkewCirculant:
+    """The N×N matrix that A is a corner of."""
+    N = A.c.shape[0]
+    return A if A.corner == (N, N) else A._of(c=A.c, corner=(N, N))
+
+
+def _transposed(A: Any) -> Any:
+    return A if A is NotImplemented else A.T
+
+
+@diagonal.register
+def _(A: LowDisplacementRank) -> Array:
+    """With p_d = Σ_l g_l[-d mod N] h_l[d]: A[i, i] = Σ_{d < N-i} p_d - Σ_{d >= N-i} p_d, in O(N r)."""
+    xp, k = A.xp, min(A.shape)
+    if not k:
+        return xp.zeros((0,), dtype=A.dtype, device=A.device)
+    backward = xp.concat((A.g[:1, :], xp.flip(A.g[1:, :], axis=0)), axis=0)
+    p = xp.sum(backward * A.h, axis=1)
+    first = xp.flip(xp.cumulative_sum(p, include_initial=True))
+    last = xp.cumulative_sum(xp.flip(p), include_initial=True)
+    return first[:k] - last[:k]
+
+
+@trace.register
+def _(A: LowDisplacementRank) -> Array:
+    return A.xp.sum(diagonal.rule(A))
+
+
+@norm.register
+def _(A: LowDisplacementRank, ord: Any) -> Array:
+    """Frobenius: from the traces of pairs of terms in O(N log N r²) where they hardly cancel, else column by column."""
+    if ord != "fro":
+        raise norm.unsupported(A, f"no closed form of ord={ord!r}")
+    xp = A.xp
+    if not A.terms or not min(A.shape):
+        return xp.zeros((), dtype=_array.real_dtype(xp, A.dtype), device=A.device)
+    if A.shape[0] == A.shape[1] and not _array.is_half(A.dtype):
+        value = _gram_norm(A)
+        if value is not None:
+            return value
+    narrow = A if A.shape[1] <= A.shape[0] else A._transpose()
+    return _array.frobenius(xp.stack([_array.frobenius(columns) for columns in narrow._columns()]))
+
+
+def _gram_norm(A: LowDisplacementRank) -> Array | None:
+    """‖W‖_F from Σ_ij tr(Z_1(g_i)ᴴ Z_1(g_j) Z_{-1}(h_j) Z_{-1}(h_i)ᴴ), or None where cancellation costs digits.
+
+    A circulant times a skew-circulant, of first columns a and b, has the trace Σ_d (N - 2d) a[-d mod N] b[d].
+    """
+    xp, N = A.xp, A.g.shape[0]
+    s, t = _array.power_of_two(A.g), _array.power_of_two(A.h)
+    g = xp.matrix_transpose(A.g) / _array.astype(s, A.g.dtype)
+    h = xp.matrix_transpose(A.h) / _array.astype(t, A.h.dtype)
+    S, T = fourier.spectrum(g, N), fourier.spectrum(h, N, skew=True)
+    weights = xp.asarray([float(N - 2 * d) for d in range(N)], dtype=_array.real_dtype(xp, A.dtype), device=A.device)
+    gg, hh = (xp.sqrt(xp.sum(xp.abs(_array.stop_gradient(v)) ** 2, axis=1)) for v in (g, h))
+    total, size = 0.0, 0.0
+    for i in range(A.terms):
+        a = fourier.generator(S._replace(values=xp.conj(S.values[i, :]) * S.values))
+        b = fourier.generator(T._replace(values=xp.conj(T.values[i, :]) * T.values))
+        a = xp.concat((a[:, :1], xp.flip(a[:, 1:], axis=1)), axis=1)
+        total = total + xp.sum(_array.astype(weights, a.dtype) * a * b)
+        # what rounding may add: the errors of a and b are relative to the norms of the generators
+        a, b = (xp.sum(xp.abs(weights * xp.abs(_array.stop_gradient(v))), axis=1) for v in (a, b))
+        size = size + xp.sum(gg[i] * gg * b + hh[i] * hh * a)
+    square = xp.real(total) if A._is_complex else total
+    if not _array.to_float(square) > 1e-3 * _array.to_float(size):
+        return None
+    return xp.sqrt(square) * s * t
+
+
+# conversions ------------------------------------------------------------------------------------------------------------
+
+
+@conversion
+def _(A: Circulant) -> LowDisplacementRank:
+    e = _unit(A.c, A.c.shape[0], 0)
+    return LowDisplacementRank._of(g=A.c[:, None], h=e[:, None], corner=A.corner, transposed=False)
+
+
+@conversion
+def _(A: SkewCirculant) -> LowDisplacementRank:
+    e = _unit(A.c, A.c.shape[0], 0)
+    return LowDisplacementRank._of(g=e[:, None], h=A.c[:, None], corner=A.corner, transposed=False)
+
+
+@conversion
+def _(A: Identity) -> Circulant:
+    return Circulant._of(c=_unit(A.like, A.n, 0), corner=A.shape)
+
+
+@conversion
+def _(A: Identity) -> SkewCirculant:
+    return SkewCirculant._of(c=_unit(A.like, A.n, 0), corner=A.shape)
+
+
+@conversion
+def _(A: LowRank) -> LowDisplacementRank:
+    """G = ½ [Z_1 U, -U], H = J [V, Z_{-1}ᵀ V], after padding U and V by rows of zeros to N."""
+    xp, N = A.xp, max(A.shape)
+    U, V = (_padded(X, N) for X in (A.U, A.V))
+    k = min(1, N)
+    down = xp.concat((U[N - k :, :], U[: N - k, :]), axis=0)
+    up = xp.concat((V[k:, :], -V[:k, :]), axis=0)
+    G, H = 0.5 * xp.concat((down, -U), axis=1), xp.flip(xp.concat((V, up), axis=1), axis=0)
+    return LowDisplacementRank._of(g=G, h=H, corner=A.shape, transposed=False)
+
+
+@conversion
+def _(A: Toeplitz) -> LowDisplacementRank:
+    """T = ½ (Z_1(q) + Z_{-1}(J p)), after padding T by zero diagonals to a square."""
+    N = max(A.shape)
+    square = Toeplitz._of(c=_padded(A.c, N), tail=_padded(A.r, N)[min(1, N) :])
+    return _of_toeplitz_factors((square,), A.shape)
+
+
+@conversion
+def _(A: Product) -> LowDisplacementRank:
+    """A product of t square Toeplitz, circulant and skew-circulant matrices has 2 t terms."""
+    if any(B.shape[0] != B.shape[1] for B in A.factors):
+        raise ShapeError("convert", "A", A._name(), "square factors", "Convert the factors one by one")
+    factors = tuple(convert(B, Toeplitz).astype(A.dtype) for B in A.factors)
+    return _of_toeplitz_factors(factors, A.shape)  # type: ignore[arg-type]
+
+
+def _of_toeplitz_factors(factors: Sequence[Toeplitz], corner: tuple[int, int]) -> LowDisplacementRank:
+    """A_1 … A_t by ∇(A_1 … A_t) = Σ_i A_1 … A_{i-1} ∇_{f_{i-1}, f_i}(A_i) A_{i+1} … A_t, f = (1, 1, …, 1, -1).
+
+    Each ∇(A_i) is e_0 pᵀ + q e_{N-1}ᵀ, and J (A_{i+1} … A_t)ᵀ J = A_t … A_{i+1} for Toeplitz factors, so that
+    G = A_1 … A_{i-1} [e_0, q/2] and H = A_t … A_{i+1} [J p/2, e_0].
+    """
+    xp, columns_G, columns_H = factors[0].xp, [], []
+    e = _unit(factors[0].c, factors[0].shape[0], 0)
+    for i, A in enumerate(factors):
+        p, q = _half_generators(A, -1.0 if i == len(factors) - 1 else 1.0)
+        G, H = xp.stack((e, q)), xp.stack((p, e))
+        for B in reversed(factors[:i]):
+            G = B._product(G, -1)
+        for B in factors[i + 1 :]:
+            H = B._product(H, -1)
+        columns_G.append(G)
+        columns_H.append(H)
+    G, H = (xp.matrix_transpose(xp.concat(columns, axis=0)) for columns in (columns_G, columns_H))
+    return LowDisplacementRank._of(g=G, h=H, corner=corner, transposed=False)
+
+
+def _half_generators(A: Toeplitz, g: float) -> tuple[Array, Array]:
+    """J p/2 and q/2 with Z_1 A - A Z_g = e_0 pᵀ + q e_{N-1}ᵀ: (J p)_i = t_i - t_{i-N}, q_i = t_{i-N} - g t_i.
+
+    The entry t_{-N}, which A does not have, is g t_0 here.
+    """
+    xp, k = A.xp, min(1, A.c.shape[0])
+    below = 0.5 * A.c
+    above = xp.concat((g * below[:k], xp.flip(0.5 * A.r[k:])))
+    return below - above, above - g * below
+
+
+def _padded(X: Array, N: int) -> Array:
+    """X with rows (entries) of zeros up to N."""
+    xp = _array.array_namespace(X)
+    zeros = xp.zeros((N - X.shape[0], *X.shape[1:]), dtype=X.dtype, device=_array.device(X))
+    return xp.concat((X, zeros), axis=0)
