@@ -220,6 +220,26 @@ TOEPLITZ = [
 ]  # fmt: skip
 
 
+# displacement -----------------------------------------------------------------------------------------------------------
+
+
+def displaced(m, n, r):
+    N = max(m, n)
+    shape = None if m == n else (m, n)
+    oracle = ref.normwise(
+        lambda G, H: ref.low_displacement_rank(G, H, shape), ref.displacement_constant, ref.displacement_norm
+    )
+    kind = sm.LowDisplacementRank
+    return case(f"LowDisplacementRank {m}x{n} r={r}", [(N, r), (N, r)], lambda G, H: kind(G, H, shape), oracle, kind,
+                times=sm.Product)  # fmt: skip
+
+
+DISPLACEMENT = [
+    displaced(*s)
+    for s in ((0, 0, 1), (1, 1, 1), (5, 5, 2), (8, 8, 3), (7, 7, 0), (3, 7, 2), (8, 5, 1), (1, 4, 2), (4, 1, 2))
+]
+
+
 # nested ---------------------------------------------------------------------------------------------------------------
 
 
@@ -298,7 +318,7 @@ NESTED = [
     structured_kronecker(),
 ]  # fmt: skip
 
-CASES: list[Case] = [*BASIC, *KRONECKER, *SEPARATED, *TOEPLITZ, *NESTED]
+CASES: list[Case] = [*BASIC, *KRONECKER, *SEPARATED, *TOEPLITZ, *DISPLACEMENT, *NESTED]
 
 # Sums and products of two classes whose class is known: (left, "+" or "@", right, class that comes back).
 PAIRS: list[tuple[Case, str, Case, type]] = [
@@ -347,6 +367,15 @@ PAIRS: list[tuple[Case, str, Case, type]] = [
     (band(sm.Hankel, 5, 5), "+", square_band(sm.Hankel, 5), sm.Hankel),
     (band(sm.Hankel, 5, 5), "+", band(sm.Toeplitz, 5, 5), sm.Sum),
     (total(dense(4, 4), diag(4)), "+", diag(4), sm.Sum),
+    (displaced(5, 5, 2), "+", circulant(sm.Circulant, 5, 5), sm.LowDisplacementRank),
+    (circulant(sm.SkewCirculant, 5, 5), "+", displaced(5, 5, 2), sm.LowDisplacementRank),
+    (band(sm.Toeplitz, 5, 5), "+", displaced(5, 5, 1), sm.LowDisplacementRank),
+    (displaced(3, 5, 2), "+", displaced(3, 5, 1), sm.LowDisplacementRank),
+    (displaced(5, 5, 2), "+", identity(5), sm.LowDisplacementRank),
+    (circulant(sm.Circulant, 5, 5), "@", displaced(5, 5, 2), sm.LowDisplacementRank),
+    (displaced(5, 5, 2), "@", circulant(sm.SkewCirculant, 5, 5), sm.LowDisplacementRank),
+    (circulant(sm.Circulant, 5, 5), "@", displaced(5, 3, 2), sm.LowDisplacementRank),
+    (displaced(3, 5, 2), "@", circulant(sm.SkewCirculant, 5, 5), sm.LowDisplacementRank),
 ]
 
 # Exact conversions: (from, to).
@@ -357,6 +386,12 @@ CONVERSIONS: list[tuple[Case, type]] = [
     (circulant(sm.SkewCirculant, 5, 3), sm.Toeplitz),
     (kronecker((2, 3), (3, 2)), sm.Separated),
     (kronecker_sum(2, 3, 2), sm.Separated),
+    (identity(5), sm.LowDisplacementRank),
+    (circulant(sm.Circulant, 3, 5), sm.LowDisplacementRank),
+    (circulant(sm.SkewCirculant, 5, 5), sm.LowDisplacementRank),
+    (band(sm.Toeplitz, 5, 5), sm.LowDisplacementRank),
+    (band(sm.Toeplitz, 8, 8), sm.LowDisplacementRank),
+    (low_rank(5, 5, 2), sm.LowDisplacementRank),
 ]
 
 

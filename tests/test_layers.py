@@ -1,0 +1,118 @@
+"""The arrows point down: every import of the package, also those inside functions, against the layers of design.md."""
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+import sepmat
+
+ROOT = Path(sepmat.__file__).parent
+
+# (layer, place inside it): a module imports only what stands strictly lower, so siblings do not import each other.
+LAYERS = {
+    "errors": (0, 0),
+    "_array": (0, 1),
+    "_check": (0, 2),
+    "kernels": (1, 0),
+    "matrix": (2, 0),
+    "linalg": (2, 1),
+    "basic": (3, 0),  # Dense and Identity serve the two families beside it
+    "kronecker": (3, 1),
+    "toeplitz": (3, 1),
+    "separated": (3, 2),
+    "displacement": (3, 2),
+    "fit": (4, 0),
+    "nearest": (4, 1),
+    "nearest_kronecker": (4, 1),
+    "nearest_displacement": (4, 1),
+    "approximate": (4, 2),
+    "io": (5, 0),
+    "interop": (5, 0),
+    "__main__": (5, 1),
+    "__init__": (9, 0),
+}
+# The generic core: written on the array API, so that it runs unchanged on every array library.
+CORE = {name for name, layer in LAYERS.items() if (1, 0) < layer < (5, 0)}
+GUESTS = {"torch", "cupy", "matplotlib", "peft", "safetensors", "tqdm", "sklearn", "statsmodels"}
+FILES = sorted(ROOT.rglob("*.py"))
+
+
+def name_of(file):
+    """ "kernels" for everything in that folder, else the name of the module."""
+    parts = file.relative_to(ROOT).parts
+    return parts[0] if len(parts) > 1 else file.stem
+
+
+def imports(file):
+    """(line, absolute dotted name, whether at the top of the module) of everything a file imports."""
+    package = ["sepmat", *file.relative_to(ROOT).parts[:-1]]
+    tree = ast.parse(file.read_text())
+    top = {id(node) for node in tree.body}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node.lineno, alias.name, id(node) in top
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            for alias in node.names:
+                yield node.lineno, f"{module}.{alias.name}", id(node) in top
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
+            yield node.lineno, ast.unparse(node.args[0]).strip("'\""), False
+
+
+def target(dotted):
+    """The module of the package that a dotted name lies in, or None for other packages."""
+    parts = dotted.split(".")
+    if parts[0] != "sepmat":
+        return None
+    return parts[1] if len(parts) > 1 and parts[1] in LAYERS else "__init__"
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(ROOT)))
+def test_imports_point_down(file):
+    name = name_of(file)
+    assert name in LAYERS, f"{name} has no layer yet: give it one in tests/test_layers.py and docs/design.md"
+    for line, dotted, _ in imports(file):
+        used = target(dotted)
+        inside_kernels = name == used == "kernels"
+        if used is not None and not inside_kernels and name != "__main__":
+            assert LAYERS[used] < LAYERS[name], f"{file.name}:{line}: {name} imports {dotted}, which is not below it"
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(ROOT)))
+def test_doors(file):
+    """One door to array-api-compat; no array library in the core; guests only inside functions; NumPy by name only."""
+    name = name_of(file)
+    for line, dotted, top in imports(file):
+        package = dotted.split(".")[0]
+        here = f"{file.name}:{line}: {dotted}"
+        if package == "array_api_compat":
+            assert name == "_array", f"{here}: only _array may"
+        if name in CORE:
+            assert package not in {"numpy", "torch", "cupy", "array_api_strict"}, f"{here}: the core is generic"
+        if package in GUESTS:
+            assert not top or "torch" in file.parts or "cuda" in file.parts, f"{here}: import it when it is used"
+        if package not in {"sepmat", "array_api_compat", "numpy", "scipy"} | GUESTS:
+            assert package in sys.stdlib_module_names, f"{here}: not a dependency"
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(ROOT)))
+def test_no_assert_no_environment_no_global_random_state(file):
+    """python -O removes assertions; settings and hidden state make a result depend on what it does not show."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        assert not isinstance(node, ast.Assert), f"{file.name}:{node.lineno}: assert"
+        assert not isinstance(node, ast.Global), f"{file.name}:{node.lineno}: global"
+        if isinstance(node, ast.Attribute):
+            text = ast.unparse(node)
+            assert not text.startswith(("os.environ", "np.random.seed")), f"{file.name}:{node.lineno}: {text}"
+
+
+def test_this_test_would_notice():
+    """The checker itself: it sees imports inside functions, relative ones, and from-imports of submodules."""
+    found = [dotted for _, dotted, _ in imports(ROOT / "kronecker.py")]
+    assert "sepmat.basic.Dense" in found and "sepmat._array" in found and "sepmat.kernels.kron.kron_matmul" in found
+    assert target("sepmat.kernels.kron") == "kernels" and target("numpy.linalg") is None
+    assert len(FILES) > 10 and any(not top for f in FILES for _, _, top in imports(f))
