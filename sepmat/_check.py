@@ -10,7 +10,15 @@ import numpy as np
 
 from . import _array
 from ._array import Array
-from .errors import ArgumentError, DTypeError, NonFiniteError, ShapeError, SingularMatrixError, SizeLimitError
+from .errors import (
+    ArgumentError,
+    DTypeError,
+    NonFiniteError,
+    OutOfBoundsError,
+    ShapeError,
+    SingularMatrixError,
+    SizeLimitError,
+)
 
 DENSE_LIMIT = 2**30  # bytes that to_dense and blocks may take unless told otherwise
 PRODUCT_LIMIT = 2**35  # bytes that one intermediate of a product may take
@@ -247,6 +255,59 @@ def one_of(where: str, **options: Any) -> None:
             "exactly one of them",
             "Pass either " + " or ".join(f"{n}=" for n in options),
         )
+
+
+def as_scalar(s: Any, where: str, like: Array, dtype: Any) -> Array:
+    """A 0-d array like another one: Python and NumPy scalars adapt to the dtype, complex ones widen it."""
+    xp = _array.array_namespace(like)
+    if isinstance(s, numbers.Complex):
+        value = float(s) if isinstance(s, numbers.Real) else complex(s)
+        dtype = _array.complex_dtype(xp, dtype) if isinstance(value, complex) else dtype
+        return xp.asarray(value, dtype=dtype, device=_array.device(like))
+    s = as_array(s, where, "s", like=like)
+    if s.ndim:
+        advice = "Use A @ x for the product, or sm.Diagonal(s) @ A"
+        raise DTypeError(where, "s", f"an array of shape {tuple(s.shape)}", "a number", advice)
+    return s
+
+
+def as_indices(index: Any, n: int, name: str) -> Sequence[int]:
+    """Indices from 0 to n - 1 from a slice, an integer or a sequence of integers; negative ones count from the end."""
+    if isinstance(index, slice):
+        return range(*index.indices(n))
+    if isinstance(index, range) and (not index or (0 <= index[0] < n and 0 <= index[-1] < n)):
+        return index
+    values: Sequence[Any] = index.tolist() if hasattr(index, "tolist") else index
+    values = values if isinstance(values, (list, tuple, range)) else [values]
+    if any(isinstance(i, bool) or not isinstance(i, numbers.Integral) for i in values):
+        raise DTypeError("block", name, repr(index)[:60], "a slice or integers", "Use slice(None) for all")
+    outside = next((i for i in values if not -n <= i < n), None)
+    if outside is not None:
+        raise OutOfBoundsError("block", name, str(outside), f"integers from {-n} to {n - 1}", "Check the sizes")
+    return [int(i) % n for i in values]
+
+
+def count(indices: Sequence[int]) -> int:
+    """len(indices), also for a range longer than the largest machine integer."""
+    if isinstance(indices, range):
+        return max(0, -((indices.start - indices.stop) // indices.step))
+    return len(indices)
+
+
+def check_length(x: Array, axis: int, n: int, name: str, where: str) -> None:
+    """x must have n entries along an axis to meet the matrix of that name."""
+    if x.ndim and x.shape[axis] == n:
+        return
+    shape = tuple(x.shape)
+    if n > LARGEST_INDEX:
+        expected = f"N={n} entries, more than any array can have"
+        raise SizeLimitError(where, "x", f"shape {shape}", expected, "Use entries, blocks, norm or trace of A")
+    advice = "Check the sizes"
+    if not shape:
+        advice = "Use 2 * A to scale"
+    elif len(shape) == 2 and axis == -2 and shape[-1] == n:
+        advice = "Did you mean x.ravel() or x @ A" if shape[0] == 1 else "Did you mean A @ x.T or x @ A.T"
+    raise ShapeError(where, "x", f"shape {shape}", f"length {n} along axis {axis}: A is {name}", advice)
 
 
 def as_choice(value: Any, choices: Sequence[str], where: str, name: str) -> str:

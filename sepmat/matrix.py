@@ -17,7 +17,7 @@ from typing import Any, Self, final
 
 from . import _array, _check
 from ._array import Array, Namespace
-from .errors import ArgumentError, OutOfBoundsError, DTypeError, ShapeError, SizeLimitError
+from .errors import ArgumentError, DTypeError, ShapeError
 
 structure = dataclasses.dataclass(frozen=True, eq=False, repr=False, init=False)
 
@@ -143,17 +143,11 @@ class StructuredMatrix(abc.ABC):
         """The same matrix in another floating point dtype of its library."""
         dtype = _array.as_dtype(self.xp, dtype)
         if not self.xp.isdtype(dtype, ("real floating", "complex floating")):
-            raise DTypeError(
-                "astype", "dtype", str(dtype), "a floating point dtype", "Use float32, float64, complex64 or complex128"
-            )
+            advice = "Use float32, float64, complex64 or complex128"
+            raise DTypeError("astype", "dtype", str(dtype), "a floating point dtype", advice)
         if self._is_complex and not self.xp.isdtype(dtype, "complex floating"):
-            raise DTypeError(
-                "astype",
-                "dtype",
-                f"{dtype} for a complex matrix",
-                "a complex dtype",
-                "It would drop the imaginary part; use A.map(xp.real) if that is wanted",
-            )
+            advice = "It would drop the imaginary part; use A.map(xp.real) if that is wanted"
+            raise DTypeError("astype", "dtype", f"{dtype} for a complex matrix", "a complex dtype", advice)
         return self if dtype == self.dtype else self.map(lambda a: _array.astype(a, dtype))
 
     def _in_precision(self, dtype: Any) -> Self:
@@ -239,7 +233,7 @@ class StructuredMatrix(abc.ABC):
                 "apply", "axis", repr(axis), f"an integer from {-x.ndim} to {x.ndim - 1}", f"x has {x.ndim} axes"
             )
         axis = int(axis) % x.ndim
-        self._fits(x, axis, "apply")
+        _check.check_length(x, axis, self.shape[1], self._name(), "apply")
         lead, trail = tuple(x.shape[:axis]), tuple(x.shape[axis + 1 :])
         with _array.quiet():
             if not trail:
@@ -252,41 +246,16 @@ class StructuredMatrix(abc.ABC):
         if isinstance(other, StructuredMatrix):
             return _multiply(self, other)
         x = _check.as_array(other, "A @ x", "x", like=self.arrays()[0])
-        if x.ndim == 0:
-            raise ShapeError("A @ x", "x", "a scalar", f"length {self.shape[1]}", "Use 2 * A to scale")
         axis = -1 if x.ndim == 1 else -2
-        self._fits(x, axis, "A @ x")
+        _check.check_length(x, axis, self.shape[1], self._name(), "A @ x")
         with _array.quiet():
             return self._product(x, axis)
 
     def __rmatmul__(self, other: Any) -> Any:
         x = _check.as_array(other, "x @ A", "x", like=self.arrays()[0])
-        if x.ndim == 0:
-            raise ShapeError("x @ A", "x", "a scalar", f"length {self.shape[0]}", "Use 2 * A to scale")
-        transposed = self.T
-        transposed._fits(x, -1, "x @ A")
+        _check.check_length(x, -1, self.shape[0], self._name(), "x @ A")
         with _array.quiet():
-            return transposed._product(x, -1)
-
-    def _fits(self, x: Array, axis: int, where: str) -> None:
-        n = self.shape[1]
-        if x.ndim and x.shape[axis] == n:
-            return
-        if n > _check.LARGEST_INDEX:
-            raise SizeLimitError(
-                where,
-                "x",
-                f"shape {tuple(x.shape)}",
-                f"N={n} entries, more than any array can have",
-                "Use entries, blocks, norm or trace of A",
-            )
-        shape = tuple(x.shape)
-        advice = "Check the sizes"
-        if x.ndim == 2 and axis == -2 and shape[-1] == n:
-            advice = (
-                "Did you mean x.ravel() or x @ A (rows), or x.T" if shape[0] == 1 else "Did you mean A @ x.T or x @ A.T"
-            )
-        raise ShapeError(where, "x", f"shape {shape}", f"length {n} along axis {axis}: A is {self._name()}", advice)
+            return self.T._product(x, -1)
 
     def _product(self, x: Array, axis: int) -> Array:
         """_apply after bringing A and x to a common precision; a real A takes real and imaginary part apart."""
@@ -357,34 +326,13 @@ class StructuredMatrix(abc.ABC):
     def _partner(self, other: Any, where: str) -> "StructuredMatrix":
         if isinstance(other, StructuredMatrix):
             return other
-        raise DTypeError(
-            where,
-            "B",
-            f"a {type(other).__name__}",
-            "a structured matrix",
-            "Use sm.Dense(B) to keep the sum lazy, or A.to_dense() + B",
-        )
+        advice = "Use sm.Dense(B) to keep the sum lazy, or A.to_dense() + B"
+        raise DTypeError(where, "B", f"a {type(other).__name__}", "a structured matrix", advice)
 
     def _scalar(self, s: Any, where: str) -> Array:
-        """A 0-d array of the dtype of A; complex numbers widen it."""
         if isinstance(s, StructuredMatrix):
             raise DTypeError(where, "s", s._name(), "a number", "Use A @ B for the matrix product")
-        xp = self.xp
-        mine = self.arrays()[0]
-        if isinstance(s, numbers.Number):  # Python and NumPy scalars adapt to the precision of the matrix
-            s = complex(s) if isinstance(s, numbers.Complex) and not isinstance(s, numbers.Real) else float(s)  # type: ignore[arg-type]
-            dtype = _array.complex_dtype(xp, self.dtype) if isinstance(s, complex) else self.dtype
-            return xp.asarray(s, dtype=dtype, device=_array.device(mine))
-        s = _check.as_array(s, where, "s", like=mine)
-        if s.ndim:
-            raise DTypeError(
-                where,
-                "s",
-                f"an array of shape {tuple(s.shape)}",
-                "a number",
-                "Use A @ x for the product, or sm.Diagonal(s) @ A",
-            )
-        return s
+        return _check.as_scalar(s, where, self.arrays()[0], self.dtype)
 
     # --- entries and dense forms --------------------------------------------------------------------------------------
 
@@ -392,42 +340,21 @@ class StructuredMatrix(abc.ABC):
         """A[i, j] is an entry, A[i, :] a row, A[i:k, :] a dense block; nothing else of A is formed."""
         if not isinstance(index, tuple) or len(index) != 2:
             raise DTypeError("A[i, j]", "index", repr(index), "two integers or slices", "Use A[i, :] for a row")
-        rows, cols = (self._indices(ix, n, name) for ix, n, name in zip(index, self.shape, ("i", "j"), strict=True))
+        rows, cols = (_check.as_indices(ix, n, name) for ix, n, name in zip(index, self.shape, ("i", "j"), strict=True))
         block = self.block(rows, cols)
         out = tuple(k for k, ix in zip(block.shape, index, strict=True) if isinstance(ix, slice))
         return self.xp.reshape(block, out)
 
     def block(self, rows: Any, cols: Any, max_bytes: int = _check.DENSE_LIMIT) -> Array:
         """The dense block of the given rows and columns (slices or sequences of integers)."""
-        r, c = (self._indices(rows, self.shape[0], "rows"), self._indices(cols, self.shape[1], "cols"))
-        _check.check_bytes(
-            (len(r), len(c)),
-            _array.itemsize(self.dtype),
-            max_bytes,
-            "block",
-            "Ask for smaller blocks or pass max_bytes=",
-        )
+        r, c = (_check.as_indices(rows, self.shape[0], "rows"), _check.as_indices(cols, self.shape[1], "cols"))
+        size = (_check.count(r), _check.count(c))
+        advice = "Ask for smaller blocks or pass max_bytes="
+        _check.check_bytes(size, _array.itemsize(self.dtype), max_bytes, "block", advice)
         if not r or not c:
             return self.xp.zeros((len(r), len(c)), dtype=self.dtype, device=self.device)
         with _array.quiet():
             return self._block(r, c)
-
-    @staticmethod
-    def _indices(index: Any, n: int, name: str) -> Sequence[int]:
-        if isinstance(index, slice):
-            return range(*index.indices(n))
-        if isinstance(index, numbers.Integral) and not isinstance(index, bool):
-            index = [index]
-        elif not isinstance(index, range):
-            index = index.tolist() if hasattr(index, "tolist") else index
-            if not isinstance(index, (list, tuple)) or not all(
-                isinstance(i, numbers.Integral) and not isinstance(i, bool) for i in index
-            ):
-                raise DTypeError("block", name, repr(index)[:60], "a slice or integers", "Use slice(None) for all")
-        outside = next((i for i in index if not -n <= i < n), None)
-        if outside is not None:
-            raise OutOfBoundsError("block", name, str(outside), f"integers from {-n} to {n - 1}", "Check the sizes")
-        return [int(i) % n for i in index]
 
     def _unit_columns(self, cols: Sequence[int]) -> Array:
         """The columns `cols` of the identity."""
@@ -439,36 +366,22 @@ class StructuredMatrix(abc.ABC):
     @final
     def to_dense(self, max_bytes: int = _check.DENSE_LIMIT) -> Array:
         """The dense matrix as a new array. Raises SizeLimitError above max_bytes, before anything is allocated."""
-        self._check_dense("to_dense", max_bytes)
+        advice = f"Use A @ x, A[i, j], A.block(...) or to_dense(max_bytes=...); A is {_array.dtype_name(self.dtype)}"
+        _check.check_bytes(self.shape, _array.itemsize(self.dtype), max_bytes, "to_dense", advice)
         with _array.quiet():
             return self._to_dense()
-
-    def _check_dense(self, where: str, max_bytes: int) -> None:
-        _check.check_bytes(
-            self.shape,
-            _array.itemsize(self.dtype),
-            max_bytes,
-            where,
-            f"Use A @ x, A[i, j], A.block(...) or to_dense(max_bytes=...); A is {self.dtype}",
-        )
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
         """np.asarray(A) is an explicit request: to_dense under the same limit."""
         if copy is False:
-            raise ValueError(
-                "np.asarray(A, copy=False): a structured matrix has no dense memory to share; use copy=None"
-            )
+            advice = "Use np.asarray(A)"
+            raise ArgumentError("np.asarray", "copy", "False", "None or True: A has no dense memory to share", advice)
         dense = _array.to_numpy(self.to_dense())
         return dense if dtype is None else dense.astype(dtype)
 
     def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
-        raise DTypeError(
-            f"numpy.{func.__name__}",
-            "argument",
-            self._name(),
-            "a NumPy array",
-            "Use the functions of sepmat, or A.to_dense()",
-        )
+        advice = "Use the functions of sepmat, or A.to_dense()"
+        raise DTypeError(f"numpy.{func.__name__}", "argument", self._name(), "a NumPy array", advice)
 
     def __repr__(self) -> str:
         parts = (self._detail(), f"shape={self.shape}", _array.dtype_name(self.dtype))
@@ -530,13 +443,8 @@ def _operands(rule: Callable[[Any, Any], Any]) -> tuple[type, type]:
 
 def _multiply(A: StructuredMatrix, B: StructuredMatrix) -> StructuredMatrix:
     if A.shape[1] != B.shape[0]:
-        raise ShapeError(
-            "A @ B",
-            "B",
-            f"{B.shape[0]}×{B.shape[1]}",
-            f"{A.shape[1]} rows: A is {A.shape[0]}×{A.shape[1]}",
-            "Check the sizes",
-        )
+        expected = f"{A.shape[1]} rows: A is {A.shape[0]}×{A.shape[1]}"
+        raise ShapeError("A @ B", "B", f"{B.shape[0]}×{B.shape[1]}", expected, "Check the sizes")
     _check.same_place("A @ B", (("A", A.arrays()[0]), ("B", B.arrays()[0])))
     with _array.quiet():
         C = _merge(A, B)
@@ -568,9 +476,8 @@ def _absorb(A: StructuredMatrix, B: StructuredMatrix) -> Any:
 
 def _add(A: StructuredMatrix, B: StructuredMatrix) -> StructuredMatrix:
     if A.shape != B.shape:
-        raise ShapeError(
-            "A + B", "B", f"{B.shape[0]}×{B.shape[1]}", f"{A.shape[0]}×{A.shape[1]} as A", "Check the sizes"
-        )
+        expected = f"{A.shape[0]}×{A.shape[1]} as A"
+        raise ShapeError("A + B", "B", f"{B.shape[0]}×{B.shape[1]}", expected, "Check the sizes")
     _check.same_place("A + B", (("A", A.arrays()[0]), ("B", B.arrays()[0])))
     with _array.quiet():
         C = _absorb(A, B)
