@@ -83,7 +83,7 @@ def _separated_reference(factors: Sequence[Array], scales: Array | None, x: Arra
         F = factors[0] if scales is None else factors[0] * scales[:, None, None]
         return _reference((xp.sum(F, axis=0),), x, axis)
     sizes = [F.shape[2] for F in factors]
-    largest = left * right * max(rows, math.prod(sizes), 1)
+    largest = max(1, left * right * max(rows, math.prod(sizes)))
     step = max(1, min(terms, TERM_BLOCK // largest))
     _check.check_bytes(
         (step, largest), itemsize(x.dtype), _check.PRODUCT_LIMIT, "separated_matmul", "Multiply fewer columns at a time"
