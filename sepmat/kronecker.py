@@ -493,6 +493,8 @@ def _(A: KroneckerSum, b: Array) -> Array:
     xp = A.xp
     if any(_array.is_torch(a) and a.requires_grad for a in (*A.arrays(), b)):
         raise solve.unsupported(A, "no gradient through the Schur forms")
+    if not A.shape[0]:
+        return _array.copy(b)
     T, Q = zip(*(_array.schur(B._to_dense()) for B in A.operators), strict=True)
     spectrum = xp.abs(_outer([xp.linalg.diagonal(X) for X in T], lambda x, y: x + y))
     largest, smallest = _array.to_float(xp.max(spectrum)), _array.to_float(xp.min(spectrum))

@@ -9,6 +9,7 @@ A function without a rule for a class raises UnsupportedError and names two ways
 import functools
 import inspect
 import itertools
+import operator
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeVar
@@ -342,7 +343,7 @@ def _(A: Product, b: Array) -> Array:
 @inverse.register
 def _(A: Product) -> StructuredMatrix:
     first, *rest = (inverse.rule(B) for B in reversed(_square_factors(A, inverse)))
-    return functools.reduce(lambda X, Y: Y @ X, rest, first)
+    return functools.reduce(operator.matmul, rest, first)
 
 
 @slogdet.register
