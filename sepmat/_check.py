@@ -131,7 +131,7 @@ def _exact(xp: Any, x: Array, wide: Array, where: str, name: str) -> None:
     if xp.isdtype(x.dtype, "bool") or xp.iinfo(x.dtype).bits <= 32:
         return
     host = _array.to_numpy(x)
-    inexact = np.argwhere(np.abs(_array.to_numpy(wide)) > 2.0**53)
+    inexact = np.argwhere(np.abs(_array.to_numpy(wide)) > 2.0**53 - 1)
     lost = [tuple(map(int, i)) for i in inexact if int(host[tuple(i)]) != int(float(host[tuple(i)]))]
     if lost:
         at = ", ".join(map(str, lost[0]))

@@ -230,7 +230,7 @@ class StructuredMatrix(abc.ABC):
         x = _check.as_array(x, "apply", "x", like=self.arrays()[0])
         if not isinstance(axis, numbers.Integral) or not -x.ndim <= axis < x.ndim:
             raise ArgumentError(
-                "apply", "axis", repr(axis), f"an integer from {-x.ndim} to {x.ndim - 1}", f"x has {x.ndim} axes"
+                "apply", "axis", repr(axis), f"an integer from {-x.ndim} to {x.ndim - 1}", "Use one of the axes of x"
             )
         axis = int(axis) % x.ndim
         _check.check_length(x, axis, self.shape[1], self._name(), "apply")

@@ -11,7 +11,19 @@ from .basic import Identity
 from .errors import ShapeError, SizeLimitError
 from .kernels.kron import separated_matmul
 from .kronecker import Kronecker, KroneckerSum, digits, rearrange_back
-from .linalg import OpenFunction, conversion, convert, diagonal, inverse, norm, slogdet, solve, trace
+from .linalg import (
+    OpenFunction,
+    conversion,
+    convert,
+    diagonal,
+    inverse,
+    log_product,
+    norm,
+    singular,
+    slogdet,
+    solve,
+    trace,
+)
 from .matrix import StructuredMatrix, closed_product, closed_sum, structure
 
 __all__ = ["Separated"]
@@ -349,6 +361,8 @@ def _(A: Separated) -> Array:
 
 
 def _single_term(A: Separated, function: OpenFunction) -> Kronecker:
+    if not bool(A.xp.any(A._weights != 0)):
+        raise singular(A, function.__name__, "it has no term")
     if A.terms != 1:
         raise function.unsupported(A, "no direct rule for several terms")
     first, *rest = (F[0, ...] for F in A.factors)
@@ -367,4 +381,6 @@ def _(A: Separated) -> StructuredMatrix:
 
 @slogdet.register
 def _(A: Separated) -> tuple[Array, Array]:
+    if not bool(A.xp.any(A._weights != 0)):
+        return log_product(A._weights if A.terms else A.xp.zeros((1,), dtype=A.dtype, device=A.device))
     return slogdet.rule(_single_term(A, slogdet))
