@@ -6,13 +6,14 @@ matrices with r terms are exactly those of displacement rank <= r. Circulant, sk
 term, Toeplitz matrices 2, products of t of them 2 t, matrices of rank k have 2 k.
 """
 
+import numbers
 from collections.abc import Iterator, Sequence
 from typing import Any, final
 
 from . import _array, _check
 from ._array import Array
 from .basic import Identity, LowRank
-from .errors import ArgumentError, ShapeError
+from .errors import ArgumentError, DTypeError, ShapeError
 from .kernels import fourier
 from .linalg import conversion, convert, diagonal, norm, trace
 from .matrix import Product, StructuredMatrix, structure
@@ -48,16 +49,16 @@ def shift(n: int, f: float = 1, like: Any = None) -> StructuredMatrix:
 def displacement(M: Any, f: float = 1, g: float = -1) -> Array:
     """∇(M) = Z_f M - M Z_g of a square dense matrix, by shifting its rows and columns: 2 n² operations.
 
-    Raises ArgumentError for f = g, where ∇ is singular; otherwise ∇(M) determines M (for f = 1, g = -1 with condition
-    1 / sin(π / 2n)).
+    A structured M is taken in its dense form, within the limit of to_dense. Raises ArgumentError for f = g, where ∇ is
+    singular; otherwise ∇(M) determines M (for f = 1, g = -1 with condition 1 / sin(π / 2n)).
 
     >>> import sepmat as sm
     >>> sm.displacement([[1.0, 3.0], [2.0, 1.0]])
     array([[-1.,  2.],
            [ 0.,  5.]])
     """
-    M = _check.as_array(M, "displacement", "M", 2)
-    n = _check.check_square((M.shape[0], M.shape[1]), "displacement", "M")
+    M = _as_square(M, "displacement")
+    n = M.shape[0]
     f, g = _corner(f, "displacement", "f"), _corner(g, "displacement", "g")
     if f == g:
         raise ArgumentError(
@@ -81,9 +82,8 @@ def displacement_rank(M: Any, tol: float | None = None) -> int:
     >>> sm.displacement_rank(np.linalg.inv(sm.Toeplitz([4.0, 1.0, 2.0, 3.0], [4.0, 0.5, 1.0, 0.0]).to_dense()))
     2
     """
-    M = _check.check_finite(_check.as_array(M, "displacement_rank", "M", 2), "displacement_rank", "M")
-    n = _check.check_square((M.shape[0], M.shape[1]), "displacement_rank", "M")
-    xp = _array.array_namespace(M)
+    M = _check.check_finite(_as_square(M, "displacement_rank"), "displacement_rank", "M")
+    n, xp = M.shape[0], _array.array_namespace(M)
     u = _array.unit_roundoff(xp, _check.check_full_precision(M, "displacement_rank", "M").dtype)
     relative = 4 * n * u if tol is None else _check.as_tolerance(tol, "displacement_rank")
     if not n:
@@ -93,9 +93,16 @@ def displacement_rank(M: Any, tol: float | None = None) -> int:
     return int(xp.sum(xp.astype(values > relative * _array.frobenius(M), xp.int64)))
 
 
+def _as_square(M: Any, where: str) -> Array:
+    M = _check.as_array(M.to_dense() if isinstance(M, StructuredMatrix) else M, where, "M", 2)
+    if M.shape[0] != M.shape[1]:
+        raise ShapeError(where, "M", f"shape {tuple(M.shape)}", "a square matrix", "Pad it by zeros to a square")
+    return M
+
+
 def _corner(f: Any, where: str, name: str) -> float:
-    if isinstance(f, complex):
-        raise ArgumentError(where, name, repr(f), "a real number", "Use 1 or -1")
+    if isinstance(f, bool) or not isinstance(f, numbers.Real):
+        raise DTypeError(where, name, repr(f), "a real number", "Use 1 or -1")
     return float(f)
 
 
@@ -295,9 +302,8 @@ def _gram_norm(A: LowDisplacementRank) -> Array | None:
     A circulant times a skew-circulant, of first columns a and b, has the trace Σ_d (N - 2d) a[-d mod N] b[d].
     """
     xp, N = A.xp, A.g.shape[0]
-    s, t = _array.power_of_two(A.g), _array.power_of_two(A.h)
-    g = xp.matrix_transpose(A.g) / _array.astype(s, A.g.dtype)
-    h = xp.matrix_transpose(A.h) / _array.astype(t, A.h.dtype)
+    g, *scales_g = _near_one(xp.matrix_transpose(A.g))
+    h, *scales_h = _near_one(xp.matrix_transpose(A.h))
     S, T = fourier.spectrum(g, N), fourier.spectrum(h, N, skew=True)
     weights = xp.asarray([float(N - 2 * d) for d in range(N)], dtype=_array.real_dtype(xp, A.dtype), device=A.device)
     gg, hh = (xp.sqrt(xp.sum(xp.abs(_array.stop_gradient(v)) ** 2, axis=1)) for v in (g, h))
@@ -313,7 +319,15 @@ def _gram_norm(A: LowDisplacementRank) -> Array | None:
     square = xp.real(total) if A._is_complex else total
     if not _array.to_float(square) > 1e-3 * _array.to_float(size):
         return None
-    return xp.sqrt(square) * s * t
+    return fourier.rescale(xp.sqrt(square), *scales_g, *scales_h)
+
+
+def _near_one(x: Array) -> tuple[Array, Array, Array]:
+    """x / (s t) with entries near 1, and the powers of two s and t; one of them cannot lift subnormal numbers."""
+    s = _array.power_of_two(x)
+    x = x / _array.astype(s, x.dtype)
+    t = _array.power_of_two(x)
+    return x / _array.astype(t, x.dtype), s, t
 
 
 # conversions ------------------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Products with circulant and skew-circulant matrices, and sums of products of the two, by fast Fourier transforms.
 
 A circulant matrix is diagonal in the basis of the DFT of length n, a skew-circulant one in the DFT of the sequence
-twisted by the powers of a root of -1 (maths: Z_f = D⁻¹ Z_1 D up to a constant). A real sequence needs no more than
+twisted by the powers of an n-th root of -1. A real sequence needs no more than
 
     circulant              one real FFT of length n
     skew-circulant, n odd  the same after the signs (-1)^j, since (-1)^n = -1
@@ -74,7 +74,7 @@ def generator(S: Spectrum) -> Array:
     if not S.n:
         return S.values
     y = _inverse(_fft_of(S.values), S, S.values, -1, S.n)
-    return _rescale(y, S.scale)
+    return rescale(y, S.scale)
 
 
 # one transform there, one back ------------------------------------------------------------------------------------------
@@ -83,15 +83,14 @@ def generator(S: Spectrum) -> Array:
 def _forward(fft: Any, S: Spectrum, x: Array, axis: int) -> Array:
     """The coefficients of x, padded by zeros to length n, in the eigenvectors of S."""
     if S.twist is None:
-        return fft.rfft(x, n=S.n, axis=axis) if S.real else fft.fft(x, n=S.n, axis=axis)
+        n = None if x.shape[axis] == S.n else S.n  # told a length, SciPy takes a microsecond to look at it
+        return fft.rfft(x, n=n, axis=axis) if S.real else fft.fft(x, n=n, axis=axis)
     x = _pad(x, S.n, axis)
     if not S.real:
         return fft.fft(x * _along(S.twist, axis), axis=axis)
     if S.n % 2:
-        return fft.rfft(x * _along(S.twist, axis), n=S.n, axis=axis)
-    half = S.n // 2
-    z = _complex(_cut(x, 0, half, axis), -_cut(x, half, S.n, axis))
-    return fft.fft(z * _along(S.twist, axis), axis=axis)
+        return fft.rfft(x * _along(S.twist, axis), axis=axis)
+    return fft.fft(_fold(x, axis) * _along(S.twist, axis), axis=axis)
 
 
 def _inverse(fft: Any, S: Spectrum, X: Array, axis: int, stop: int, start: int = 0) -> Array:
@@ -105,7 +104,7 @@ def _inverse(fft: Any, S: Spectrum, X: Array, axis: int, stop: int, start: int =
     if S.n % 2:
         return _cut(fft.irfft(X, n=S.n, axis=axis) * _along(S.twist, axis), start, stop, axis)
     z = fft.ifft(X, axis=axis) * xp.conj(_along(S.twist, axis))
-    return _cut(xp.concat((xp.real(z), -xp.imag(z)), axis=axis), start, stop, axis)
+    return _cut(_unfold(z, axis), start, stop, axis)
 
 
 def _twist(like: Array, n: int, real: bool) -> Array:
@@ -148,14 +147,30 @@ def _zeros(x: Array, n: int, axis: int) -> Array:
     return _array.array_namespace(x).zeros(shape, dtype=x.dtype, device=_array.device(x))
 
 
-def _complex(re: Array, im: Array) -> Array:
-    xp = _array.array_namespace(re)
-    dtype = _array.complex_dtype(xp, re.dtype)
-    if _array.is_numpy(re):
-        z = np.empty(re.shape, dtype)
-        z.real, z.imag = re, im
+def _fold(x: Array, axis: int) -> Array:
+    """z_j = x_j - i x_{j+n/2}."""
+    n = x.shape[axis]
+    first, second = _cut(x, 0, n // 2, axis), _cut(x, n // 2, n, axis)
+    xp = _array.array_namespace(x)
+    dtype = _array.complex_dtype(xp, x.dtype)
+    if _array.is_numpy(x):
+        z = np.empty(first.shape, dtype)
+        z.real = first
+        np.negative(second, out=z.imag)
         return z
-    return xp.astype(re, dtype) + 1j * xp.astype(im, dtype)
+    return xp.astype(first, dtype) - 1j * xp.astype(second, dtype)
+
+
+def _unfold(z: Array, axis: int) -> Array:
+    """The x of _fold."""
+    xp = _array.array_namespace(z)
+    if _array.is_numpy(z):
+        half = z.shape[axis]
+        x = np.empty((*z.shape[:-1], 2 * half) if axis == -1 else (*z.shape[:-2], 2 * half, z.shape[-1]), z.real.dtype)
+        _cut(x, 0, half, axis)[...] = z.real
+        np.negative(z.imag, out=_cut(x, half, 2 * half, axis))
+        return x
+    return xp.concat((xp.real(z), -xp.imag(z)), axis=axis)
 
 
 # scaling --------------------------------------------------------------------------------------------------------------------
@@ -183,7 +198,7 @@ def _scale(x: Array) -> Array | None:
 _LIMITS = {4: 2.0**64, 8: 2.0**512}  # of a sum of squares, by the size of a real number
 
 
-def _rescale(y: Array, *scales: Array | None) -> Array:
+def rescale(y: Array, *scales: Array | None) -> Array:
     """y times powers of two, with no overflow or underflow on the way that the result does not have."""
     known = [s for s in scales if s is not None]
     if not known:
@@ -226,7 +241,7 @@ def _convolve(fft: Any, S: Spectrum, x: Array, start: int, stop: int, axis: int)
         x = x / _array.astype(scale, x.dtype)
     X = _forward(fft, S, x, axis) * _along(S.values, axis)
     y = _inverse(fft, S, X, axis, stop, start)
-    return _array.astype(_rescale(y, S.scale, scale), dtype)
+    return _array.astype(rescale(y, S.scale, scale), dtype)
 
 
 def _convolve_twice(fft: Any, outer: Spectrum, inner: Spectrum, x: Array, stop: int, axis: int) -> Array:
@@ -254,7 +269,7 @@ def _convolve_twice(fft: Any, outer: Spectrum, inner: Spectrum, x: Array, stop: 
         part = xp.sum(Y, axis=axis - 1)
         total = part if total is None else total + part
     y = _inverse(fft, outer, total, axis, stop)
-    return _array.astype(_rescale(y, outer.scale, inner.scale, scale), dtype)
+    return _array.astype(rescale(y, outer.scale, inner.scale, scale), dtype)
 
 
 convolve = _kernel(_convolve, x_at=1)
