@@ -23,6 +23,7 @@ from .kronecker import Kronecker, KroneckerSum, kron, rearrange, rearrange_back
 from .linalg import convert, diagonal, eigvals, factorize, inverse, lstsq, norm, slogdet, solve, svdvals, trace
 from .matrix import Product, Scaled, StructuredMatrix, Sum
 from .nearest import nearest_circulant, nearest_hankel, nearest_low_rank, nearest_skew_circulant, nearest_toeplitz
+from .nearest_displacement import nearest_displacement
 from .nearest_kronecker import nearest_kronecker
 from .separated import Separated
 from .toeplitz import Circulant, Hankel, SkewCirculant, Toeplitz
