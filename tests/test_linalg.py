@@ -54,10 +54,9 @@ def run(b, function, *args):
     if (function not in RULES[kind] or corner) and not single:
         refused(lambda: f(b.A, *args), function)
         return None
-    if function in SQUARE_ONLY and kind is sm.Kronecker and function == "eigvals":
-        if any(r != c for r, c in b.case.shapes):
-            refused(lambda: f(b.A, *args), function)
-            return None
+    if kind is sm.Kronecker and function == "eigvals" and any(r != c for r, c in b.case.shapes):
+        refused(lambda: f(b.A, *args), function)
+        return None
     return f(b.A, *args)
 
 

@@ -87,5 +87,5 @@ def test_it_has_a_rule():
             check(abs(float(sm.trace(A)) - float(np.trace(D))), float(ref.frobenius(D)), 30, "float64")
         if f is sm.norm:
             check(abs(float(sm.norm(A)) - float(ref.frobenius(D))), float(ref.frobenius(D)), 30, "float64")
-    with pytest.raises(sm.UnsupportedError, match="Use .* or "):
+    with pytest.raises(sm.UnsupportedError, match=r"Use .* or "):
         sm.factorize(A)
