@@ -62,7 +62,7 @@ def eigenvalues(v: Array, skew: bool = False) -> Array:
     """All n eigenvalues of the n×n f-circulant with first column v (n,), complex."""
     xp = _array.array_namespace(v)
     if not _array.size(v):
-        return _array.astype(v, _array.complex_dtype(xp, v.dtype))
+        return xp.zeros((0,), dtype=_array.complex_dtype(xp, v.dtype), device=_array.device(v))
     scale = _array.power_of_two(v)
     z = _array.astype(v / _array.astype(scale, v.dtype), _array.complex_dtype(xp, v.dtype))
     S = Spectrum(z, None, _root(z, v.shape[0], v.shape[0]) if skew else None, v.shape[0], False)
