@@ -1,5 +1,6 @@
 """sepmat: matrices with structure. Separated representations, Kronecker algebra, low displacement rank."""
 
+from .approximate import approximate
 from .basic import Dense, Diagonal, Identity, LowRank
 from .displacement import LowDisplacementRank, displacement, displacement_rank, shift
 from .errors import (
