@@ -507,7 +507,18 @@ def test_51_hash_seed():
 
 def test_import_loads_no_guests():
     """import sepmat loads NumPy, SciPy, array-api-compat and the standard library, nothing else."""
-    guests = ["torch", "cupy", "matplotlib", "tqdm", "safetensors", "sklearn", "array_api_strict", "pandas", "peft", "jax"]
+    guests = [
+        "torch",
+        "cupy",
+        "matplotlib",
+        "tqdm",
+        "safetensors",
+        "sklearn",
+        "array_api_strict",
+        "pandas",
+        "peft",
+        "jax",
+    ]
     done = run(["-W", "error", "-c", f"import sys, sepmat; print([m for m in {guests} if m in sys.modules])"])
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
 

@@ -372,7 +372,7 @@ def copies(b):
         assert type(other) is type(b.A) and other.equals(b.A) and b.A.equals(other)
         np.testing.assert_array_equal(host(other.to_dense()), host(b.A.to_dense()))
         assert repr(other) == repr(b.A)
-    assert b.A == b.A and not b.A == copy.copy(b.A) and hash(b.A) == hash(b.A)
+    assert b.A == b.A and b.A != copy.copy(b.A) and hash(b.A) == hash(b.A)
     if b.A.num_parameters:
         assert not b.A.equals(b.B)
     assert not b.A.equals(None)
