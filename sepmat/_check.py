@@ -24,6 +24,7 @@ DENSE_LIMIT = 2**30  # bytes that to_dense and blocks may take unless told other
 PRODUCT_LIMIT = 2**35  # bytes that one intermediate of a product may take
 LARGEST_INDEX = 2**63 - 1
 
+_NATIVE = {np.dtype(name) for name in ("float32", "float64", "complex64", "complex128")}  # need no further look
 _SCALARS = (bool, int, float, complex)
 _DIMENSIONS = {0: "a scalar (0-D)", 1: "a vector (1-D)", 2: "a matrix (2-D)", 3: "a stack of matrices (3-D)"}
 
@@ -36,26 +37,13 @@ def as_array(
     like: the array whose library and device x must share (lists go there). keep: x becomes data of a matrix, so
     NumPy, CuPy and other arrays are copied (NumPy: read-only); torch tensors are kept, because gradients reach them.
     """
-    x = _raw(x, where, name, like)
-    xp = _array.array_namespace(x)
-    given = x.dtype
-    ready = False
-    if _array.is_numpy(x):
-        x = _native(x, where, name)
-        ready = x.dtype.kind in "fc" and x.dtype.itemsize >= 4
+    plain = type(x) is np.ndarray and x.dtype in _NATIVE and (like is None or type(like) is np.ndarray)
+    if not plain:
+        x = _raw(x, where, name, like)
     if ndim is not None and x.ndim != ndim:
         raise ShapeError(where, name, f"shape {tuple(x.shape)}", _DIMENSIONS[ndim], _axis_advice(x.ndim, ndim))
-    if ready:  # what isdtype would say, at a tenth of its time
-        pass
-    elif xp.isdtype(x.dtype, ("bool", "integral")):
-        wide = xp.astype(x, xp.float64)
-        _exact(xp, x, wide, where, name)
-        x = wide
-    elif xp.isdtype(x.dtype, ("real floating", "complex floating")):
-        if _array.is_half(x.dtype) and not _array.is_torch(x):
-            raise DTypeError(where, name, f"dtype {given}", "float32 or float64", f"Use {name}.astype('float32')")
-    else:
-        raise DTypeError(where, name, f"dtype {given}", "numbers", "Convert it to float64 yourself")
+    if not plain:
+        x = _floating(x, where, name)
     if keep and not _array.is_torch(x):
         x = _array.freeze(_array.copy(x))
     return x
@@ -96,6 +84,22 @@ def _raw(x: Any, where: str, name: str, like: Array | None) -> Array:
         x = np.asarray(x)  # np.matrix, memmap and other subclasses, NumPy scalars
     if like is not None:
         same_place(where, (("the other data", like), (name, x)))
+    return x
+
+
+def _floating(x: Array, where: str, name: str) -> Array:
+    """x in a dtype that the library computes in."""
+    if _array.is_numpy(x):
+        x = _native(x, where, name)
+    xp = _array.array_namespace(x)
+    if xp.isdtype(x.dtype, ("bool", "integral")):
+        wide = xp.astype(x, xp.float64)
+        _exact(xp, x, wide, where, name)
+        return wide
+    if not xp.isdtype(x.dtype, ("real floating", "complex floating")):
+        raise DTypeError(where, name, f"dtype {x.dtype}", "numbers", "Convert it to float64 yourself")
+    if _array.is_half(x.dtype) and not _array.is_torch(x):
+        raise DTypeError(where, name, f"dtype {x.dtype}", "float32 or float64", f"Use {name}.astype('float32')")
     return x
 
 

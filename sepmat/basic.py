@@ -8,7 +8,7 @@ from . import _array, _check
 from ._array import Array
 from .errors import ShapeError
 from .linalg import conversion, diagonal, eigvals, inverse, log_product, norm, singular, slogdet, solve, svdvals, trace
-from .matrix import StructuredMatrix, _take, structure
+from .matrix import Scaled, StructuredMatrix, _take, structure
 
 __all__ = ["Dense", "Diagonal", "Identity", "LowRank"]
 
@@ -50,8 +50,8 @@ class Dense(StructuredMatrix):
         return a @ b
 
     def _plus(self, other: StructuredMatrix) -> Any:
-        if isinstance(other, Dense):
-            a, b = _array.promote(self.array, other.array)
+        if isinstance(other, (Dense, Diagonal)) or is_identity(other):
+            a, b = _array.promote(self.array, other.array if isinstance(other, Dense) else other._to_dense())
             return Dense._of(array=a + b)
         return NotImplemented
 
@@ -107,7 +107,7 @@ class Diagonal(StructuredMatrix):
         return NotImplemented
 
     def _plus(self, other: StructuredMatrix) -> Any:
-        if isinstance(other, (Diagonal, Identity)):
+        if isinstance(other, Diagonal) or is_identity(other):
             a, b = _array.promote(self.d, diagonal(other))
             return Diagonal._of(d=a + b)
         return NotImplemented
@@ -164,16 +164,22 @@ class Identity(StructuredMatrix):
         return self._times(other)
 
     def _plus(self, other: StructuredMatrix) -> Any:
-        return convert_identity(self)._plus(other)
-
-    def _scale(self, s: Array) -> StructuredMatrix:
-        return convert_identity(self)._scale(s)
+        if not is_identity(other):
+            return NotImplemented
+        one = self.xp.ones((), dtype=self.dtype, device=self.device)
+        a, b = _array.promote(one, other.scale if isinstance(other, Scaled) else one)
+        return self._scale(a + b)
 
     def _block(self, rows: Sequence[int], cols: Sequence[int]) -> Array:
         xp = self.xp
         i = xp.asarray(list(rows), dtype=xp.int64, device=self.device)
         j = xp.asarray(list(cols), dtype=xp.int64, device=self.device)
         return xp.astype(i[:, None] == j[None, :], self.dtype)
+
+
+def is_identity(A: StructuredMatrix) -> bool:
+    """Whether A is a multiple of the identity by its class."""
+    return isinstance(A.matrix if isinstance(A, Scaled) else A, Identity)
 
 
 @final

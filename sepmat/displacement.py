@@ -12,7 +12,7 @@ from typing import Any, final
 
 from . import _array, _check
 from ._array import Array
-from .basic import Identity, LowRank
+from .basic import Identity, LowRank, is_identity
 from .errors import ArgumentError, DTypeError, ShapeError
 from .kernels import fourier
 from .linalg import conversion, convert, diagonal, norm, trace
@@ -187,7 +187,7 @@ class LowDisplacementRank(StructuredMatrix):
             G, H, K, L = _array.promote(self.g, self.h, other.g, other.h)
             G, H = self.xp.concat((G, K), axis=1), self.xp.concat((H, L), axis=1)
             return self._of(g=G, h=H, corner=self.corner, transposed=self.transposed)
-        if not isinstance(other, (Circulant, SkewCirculant, Toeplitz, Identity)):
+        if not isinstance(other, (Circulant, SkewCirculant, Toeplitz)) and not is_identity(other):
             return NotImplemented
         if self.transposed:
             return self.T._plus(other.T).T

@@ -7,7 +7,7 @@ from typing import Any, final
 
 from . import _array, _check
 from ._array import Array
-from .basic import Dense, Identity
+from .basic import Dense, Identity, is_identity
 from .errors import ShapeError, SingularMatrixError
 from .kernels.kron import chain, kron_matmul
 from .linalg import (
@@ -24,7 +24,7 @@ from .linalg import (
     svdvals,
     trace,
 )
-from .matrix import StructuredMatrix, structure
+from .matrix import Scaled, StructuredMatrix, structure
 
 __all__ = ["Kronecker", "KroneckerSum", "kron", "rearrange", "rearrange_back"]
 
@@ -161,6 +161,12 @@ class KroneckerSum(StructuredMatrix):
         if isinstance(other, KroneckerSum) and other.sizes == self.sizes:
             sums = [as_factor(A + B) for A, B in zip(self.operators, other.operators, strict=True)]
             return KroneckerSum._of(factors=_same_dtype(sums))
+        if is_identity(other):
+            first, *rest = self.operators
+            like = first.xp.empty((0,), dtype=first.dtype, device=first.device)
+            shift: StructuredMatrix = Identity._of(n=first.shape[0], like=like)
+            shift = shift._scale(other.scale) if isinstance(other, Scaled) else shift
+            return KroneckerSum._of(factors=_same_dtype([as_factor(A) for A in (first + shift, *rest)]))
         return NotImplemented
 
     def _scale(self, s: Array) -> StructuredMatrix:
@@ -402,7 +408,7 @@ def _(A: Kronecker) -> Array:
 def _(A: Kronecker) -> Array:
     xp = A.xp
     if _all_square(A):
-        return _outer([diagonal.rule(B) for B in A.operators], lambda x, y: x * y)
+        return _outer("diagonal", [diagonal.rule(B) for B in A.operators], lambda x, y: x * y)
     k = min(A.shape)
     _check.check_bytes((k,), _array.itemsize(A.dtype), _check.DENSE_LIMIT, "diagonal", "Read entries with A[i, i]")
     entries = [A._block([i], [i]) for i in range(k)]
@@ -421,22 +427,23 @@ def _(A: Kronecker, ord: Any) -> Array:
 def _(A: Kronecker) -> Array:
     if not _all_square(A):
         raise eigvals.unsupported(A, "rectangular factors have no closed form")
-    return _outer([eigvals.rule(B) for B in A.operators], lambda x, y: x * y)
+    return _outer("eigvals", [eigvals.rule(B) for B in A.operators], lambda x, y: x * y)
 
 
 @svdvals.register
 def _(A: Kronecker) -> Array:
     """All products of the factors' singular values, padded with zeros to min(m, n)."""
     xp = A.xp
-    values = _outer([svdvals.rule(B) for B in A.operators], lambda x, y: x * y)
+    values = _outer("svdvals", [svdvals.rule(B) for B in A.operators], lambda x, y: x * y)
     zeros = xp.zeros((min(A.shape) - values.shape[0],), dtype=values.dtype, device=A.device)
     return xp.concat((xp.sort(values, descending=True), zeros))
 
 
-def _outer(vectors: Sequence[Array], combine: Callable[[Array, Array], Array]) -> Array:
+def _outer(where: str, vectors: Sequence[Array], combine: Callable[[Array, Array], Array]) -> Array:
     """combine(x_1[i_1], x_2[i_2], …) for all multi-indices, the first one slowest."""
     first, *rest = vectors
-    xp = _array.array_namespace(first)
+    xp, total = _array.array_namespace(first), (math.prod(v.shape[0] for v in vectors),)
+    _check.check_bytes(total, _array.itemsize(first.dtype), _check.DENSE_LIMIT, where, "Ask for those of the factors")
     for v in rest:
         first = xp.reshape(combine(first[:, None], v[None, :]), (first.shape[0] * v.shape[0],))
     return first
@@ -454,7 +461,7 @@ def _(A: KroneckerSum) -> Array:
 
 @diagonal.register
 def _(A: KroneckerSum) -> Array:
-    return _outer([diagonal.rule(B) for B in A.operators], lambda x, y: x + y)
+    return _outer("diagonal", [diagonal.rule(B) for B in A.operators], lambda x, y: x + y)
 
 
 @norm.register
@@ -475,7 +482,7 @@ def _(A: KroneckerSum, ord: Any) -> Array:
 
 @eigvals.register
 def _(A: KroneckerSum) -> Array:
-    return _outer([eigvals.rule(B) for B in A.operators], lambda x, y: x + y)
+    return _outer("eigvals", [eigvals.rule(B) for B in A.operators], lambda x, y: x + y)
 
 
 @slogdet.register
@@ -496,7 +503,7 @@ def _(A: KroneckerSum, b: Array) -> Array:
     if not A.shape[0]:
         return _array.copy(b)
     T, Q = zip(*(_array.schur(B._to_dense()) for B in A.operators), strict=True)
-    spectrum = xp.abs(_outer([xp.linalg.diagonal(X) for X in T], lambda x, y: x + y))
+    spectrum = xp.abs(_outer("solve", [xp.linalg.diagonal(X) for X in T], lambda x, y: x + y))
     largest, smallest = _array.to_float(xp.max(spectrum)), _array.to_float(xp.min(spectrum))
     u = _array.unit_roundoff(xp, A.dtype)
     rcond = smallest / largest if largest else 0.0

@@ -240,6 +240,8 @@ def convert(A: StructuredMatrix, structure: type) -> StructuredMatrix:
         raise DTypeError(
             "convert", "A", f"a {type(A).__name__}", "a structured matrix", "Use approximate() for dense matrices"
         )
+    if isinstance(A, Scaled) and structure is not Scaled:
+        return convert(A.matrix, structure)._scale(A.scale)
     for path in _paths(type(A)):
         if path[-1] is structure:
             for source, target in itertools.pairwise(path):

@@ -259,11 +259,11 @@ class StructuredMatrix(abc.ABC):
 
     def _product(self, x: Array, axis: int) -> Array:
         """_apply after bringing A and x to a common precision; a real A takes real and imaginary part apart."""
-        xp = self.xp
         mine = self.dtype
+        if x.dtype == mine:
+            return self._apply(x, axis)
+        xp = self.xp
         dtype = xp.result_type(mine, x.dtype)
-        if dtype == mine:
-            return self._apply(_array.astype(x, dtype), axis)
         wide = self._in_precision(dtype)
         x = _array.astype(x, dtype)
         if self._is_complex or not xp.isdtype(dtype, "complex floating"):
@@ -596,6 +596,12 @@ class Scaled(StructuredMatrix):
 
     def _rtimes(self, other: StructuredMatrix) -> StructuredMatrix:
         return _multiply(other, self.matrix)._scale(self.scale)
+
+    def _plus(self, other: StructuredMatrix) -> Any:
+        if not isinstance(other, Scaled) or not self.matrix.equals(other.matrix):
+            return NotImplemented
+        a, b = _array.promote(self.scale, other.scale)
+        return Scaled._of(scale=a + b, matrix=self.matrix)
 
     def _scale(self, s: Array) -> StructuredMatrix:
         a, b = _array.promote(s, self.scale)

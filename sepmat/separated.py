@@ -7,7 +7,7 @@ from typing import Any, final
 
 from . import _array, _check
 from ._array import Array
-from .basic import Identity
+from .basic import Identity, is_identity
 from .errors import ShapeError, SizeLimitError
 from .kernels.kron import separated_matmul
 from .kronecker import Kronecker, KroneckerSum, digits, rearrange_back
@@ -24,7 +24,7 @@ from .linalg import (
     solve,
     trace,
 )
-from .matrix import StructuredMatrix, closed_product, closed_sum, structure
+from .matrix import Scaled, StructuredMatrix, closed_product, closed_sum, structure
 
 __all__ = ["Separated"]
 
@@ -218,11 +218,11 @@ def _only_arrays(A: StructuredMatrix) -> bool:
 
 def _as_terms(A: StructuredMatrix, shapes: tuple[tuple[int, int], ...]) -> Separated | None:
     """A as a Separated with the given factor shapes where that is exact and stacks what is stored, else None."""
-    if isinstance(A, Identity) and all(m == n for m, n in shapes):
+    if is_identity(A) and all(m == n for m, n in shapes):
         xp = A.xp
-        A = Separated._of(
-            factors=tuple(xp.eye(n, dtype=A.dtype, device=A.device)[None, :, :] for n, _ in shapes), scales=None
-        )
+        weights = xp.reshape(A.scale, (1,)) if isinstance(A, Scaled) else None
+        units = tuple(xp.eye(n, dtype=A.dtype, device=A.device)[None, :, :] for n, _ in shapes)
+        A = Separated._of(factors=units, scales=weights)
     elif _only_arrays(A):
         A = convert(A, Separated)
     return A if isinstance(A, Separated) and A.shapes == shapes else None
@@ -291,6 +291,11 @@ def _(A: Kronecker, B: Identity) -> Any:
     return convert(A, Separated)._plus(B) if _only_arrays(A) else NotImplemented
 
 
+@closed_sum
+def _(A: Kronecker, B: Scaled) -> Any:
+    return convert(A, Separated)._plus(B) if _only_arrays(A) and is_identity(B) else NotImplemented
+
+
 @closed_product
 def _(A: KroneckerSum, B: Kronecker) -> Any:
     return convert(A, Separated)._times(B) if _only_arrays(A) else NotImplemented
@@ -352,8 +357,11 @@ def _(A: Separated) -> Array:
 @diagonal.register
 def _(A: Separated) -> Array:
     xp = A.xp
+    k = min(A.shape)
+    _check.check_bytes(
+        (k, A.terms), _array.itemsize(A.dtype), _check.DENSE_LIMIT, "diagonal", "Read entries with A[i, i]"
+    )
     if any(m != n for m, n in A.shapes):
-        k = min(A.shape)
         entries = [xp.reshape(A._block([i], [i]), (1,)) for i in range(k)]
         return xp.concat(entries) if entries else xp.zeros((0,), dtype=A.dtype, device=A.device)
     columns = [xp.matrix_transpose(xp.linalg.diagonal(F)) for F in A.factors]

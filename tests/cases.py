@@ -85,7 +85,7 @@ def identity(n):
         one = np.eye(n, dtype=ref.wide(like).dtype)
         return Oracle(one, np.abs(one), 0 * np.abs(one))
 
-    kinds = {"scaled": sm.Diagonal, "plus": sm.Diagonal}
+    kinds = {"scaled": sm.Scaled, "plus": sm.Scaled}
     return case(f"Identity {n}", [(1,)], make, oracle, sm.Identity, parameters=0, **kinds)
 
 
@@ -301,9 +301,9 @@ def structured_kronecker():
 
 
 NESTED = [
-    total(dense(4, 4), diag(4)),
+    total(low_rank(4, 4, 2), diag(4)),
     total(low_rank(3, 5, 2), dense(3, 5)),
-    total(total(low_rank(4, 4, 1), diag(4)), dense(4, 4)),
+    total(total(low_rank(4, 4, 1), diag(4)), band(sm.Toeplitz, 4, 4)),
     scaled(low_rank(3, 4, 2)),
     scaled(dense(3, 3)),
     total(kronecker((2, 2), (3, 2)), low_rank(6, 4, 1)),
@@ -366,7 +366,7 @@ PAIRS: list[tuple[Case, str, Case, type]] = [
     (band(sm.Toeplitz, 5, 5), "+", square_band(sm.Toeplitz, 5), sm.Toeplitz),
     (band(sm.Hankel, 5, 5), "+", square_band(sm.Hankel, 5), sm.Hankel),
     (band(sm.Hankel, 5, 5), "+", band(sm.Toeplitz, 5, 5), sm.Sum),
-    (total(dense(4, 4), diag(4)), "+", diag(4), sm.Sum),
+    (total(low_rank(4, 4, 1), diag(4)), "+", diag(4), sm.Sum),
     (displaced(5, 5, 2), "+", circulant(sm.Circulant, 5, 5), sm.LowDisplacementRank),
     (circulant(sm.SkewCirculant, 5, 5), "+", displaced(5, 5, 2), sm.LowDisplacementRank),
     (band(sm.Toeplitz, 5, 5), "+", displaced(5, 5, 1), sm.LowDisplacementRank),
