@@ -6,7 +6,7 @@ on NumPy, CuPy, array-api-strict and torch. What the standard does not have stan
 
 import contextlib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import array_api_compat as compat
@@ -192,8 +192,8 @@ def _binade(size: Array) -> Array:
     return xp.pow(xp.asarray(2.0, dtype=size.dtype, device=device(size)), exponent)
 
 
-def ldexp(x: Array, exponent: int) -> Array:
-    """x 2^exponent, exactly, in steps that stay inside the range of the dtype."""
+def ldexp(x: Array, exponent: int | None) -> Array:
+    """x 2^exponent, exactly, in steps that stay inside the range of the dtype; None is 0."""
     step = 1000 if itemsize(x.dtype) >= 8 and dtype_name(x.dtype) != "complex64" else 100
     while exponent:
         part = max(-step, min(step, exponent))
@@ -209,6 +209,20 @@ def safe_exponent(dtype: Any) -> int:
 def exponent(x: Array) -> int:
     """k with 2^k = power_of_two(x)."""
     return round(math.log2(to_float(power_of_two(x))))
+
+
+def balanced(arrays: Sequence[Array]) -> tuple[tuple[Array, ...], int | None]:
+    """Arrays whose product is wanted, divided by powers of two, and the exponent that the product still needs.
+
+    None, and the arrays as they are, where all of them are near 1 or a gradient is required.
+    """
+    arrays = tuple(arrays)
+    if any(is_torch(a) and a.requires_grad for a in arrays):
+        return arrays, None
+    exponents = [exponent(a) for a in arrays]
+    if all(abs(k) <= safe_exponent(a.dtype) for k, a in zip(exponents, arrays, strict=True)):
+        return arrays, None
+    return tuple(ldexp(a, -k) for a, k in zip(arrays, exponents, strict=True)), sum(exponents)
 
 
 def scaled_product(values: Iterable[Array]) -> Array:

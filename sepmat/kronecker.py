@@ -63,13 +63,12 @@ class Kronecker(StructuredMatrix):
         return tuple(as_operator(F) for F in self.factors)
 
     def _apply(self, x: Array, axis: int) -> Array:
-        exponents = self._remember("exponents", lambda: _exponents(self.factors, self.dtype))
-        if exponents is None:
-            return _apply_factors(self.factors, x, axis)
         # factors such as 1e200, 1e200, 1e-300: the product is in range, what stands between may not be
-        e = _array.exponent(x)
-        factors = [_array.ldexp(F, -k) for F, k in zip(self.factors, exponents, strict=True)]
-        return _array.ldexp(_apply_factors(factors, _array.ldexp(x, -e), axis), sum(exponents) + e)
+        factors, e = self._remember("balanced", lambda: _balanced(self.factors))
+        if e is None:
+            return _apply_factors(factors, x, axis)
+        k = _array.exponent(x)
+        return _array.ldexp(_apply_factors(factors, _array.ldexp(x, -k), axis), e + k)
 
     def _transpose(self) -> StructuredMatrix:
         return self._each(lambda A: A.T)
@@ -88,20 +87,16 @@ class Kronecker(StructuredMatrix):
         return Kronecker._of(factors=_same_dtype([as_factor(A) for A in (first._scale(s), *rest)]))
 
     def _block(self, rows: Sequence[int], cols: Sequence[int]) -> Array:
-        blocks = _digit_blocks(self, rows, cols)
-        exponents = [_array.exponent(B) for B in blocks]
-        total = functools.reduce(lambda P, B: P * B, map(_array.ldexp, blocks, [-k for k in exponents]))
-        return _array.ldexp(total, sum(exponents))
+        blocks, e = _array.balanced(_digit_blocks(self, rows, cols))
+        return _array.ldexp(functools.reduce(lambda P, B: P * B, blocks), e)
 
     def _to_dense(self) -> Array:
-        xp = self.xp
-        dense = [A._to_dense() for A in self.operators]
-        exponents = [_array.exponent(D) for D in dense]
-        total = _array.ldexp(dense[0], -exponents[0])
-        for D, k in zip(dense[1:], exponents[1:], strict=True):
+        dense, e = _array.balanced([A._to_dense() for A in self.operators])
+        total = dense[0]
+        for D in dense[1:]:
             (a, b), (m, n) = total.shape, D.shape
-            total = xp.reshape(total[:, None, :, None] * _array.ldexp(D, -k)[None, :, None, :], (a * m, b * n))
-        return _array.ldexp(total, sum(exponents))
+            total = self.xp.reshape(total[:, None, :, None] * D[None, :, None, :], (a * m, b * n))
+        return _array.ldexp(total, e)
 
     def _detail(self) -> str:
         return " ⊗ ".join(_describe(F) for F in self.factors)
@@ -243,12 +238,10 @@ def _describe(F: Factor) -> str:
     return F._name() if isinstance(F, StructuredMatrix) else f"{F.shape[0]}×{F.shape[1]}"
 
 
-def _exponents(factors: Sequence[Factor], dtype: Any) -> list[int] | None:
-    """The powers of two that the factors are to be divided by, or None when all of them are near 1."""
-    if any(isinstance(F, StructuredMatrix) or (_array.is_torch(F) and F.requires_grad) for F in factors):
-        return None
-    exponents = [_array.exponent(F) for F in factors]
-    return None if all(abs(k) <= _array.safe_exponent(dtype) for k in exponents) else exponents
+def _balanced(factors: Sequence[Factor]) -> tuple[tuple[Factor, ...], int | None]:
+    if any(isinstance(F, StructuredMatrix) for F in factors):
+        return tuple(factors), None
+    return _array.balanced(factors)
 
 
 def _apply_factors(factors: Sequence[Factor], x: Array, axis: int, before: int = 1, after: int = 1) -> Array:

@@ -553,7 +553,8 @@ class Product(StructuredMatrix):
 
     def _times(self, other: StructuredMatrix) -> StructuredMatrix:
         if isinstance(other, Product):
-            return functools.reduce(_multiply, other.factors, self)
+            left: StructuredMatrix = self
+            return functools.reduce(_multiply, other.factors, left)
         factors = self.factors
         while factors and (C := _merge(factors[-1], other)) is not NotImplemented:
             factors, other = factors[:-1], C

@@ -145,14 +145,8 @@ class Separated(StructuredMatrix):
 
     def _balance(self) -> tuple["Separated", int | None]:
         """Factors and scales divided by powers of two where they are far from 1, and the exponent that is left."""
-        parts = (*self.factors, self._weights)
-        if any(_array.is_torch(a) and a.requires_grad for a in parts):
-            return self, None
-        exponents = [_array.exponent(a) for a in parts]
-        if all(abs(k) <= _array.safe_exponent(self.dtype) for k in exponents):
-            return self, None
-        *factors, scales = (_array.ldexp(a, -k) for a, k in zip(parts, exponents, strict=True))
-        return Separated._of(factors=tuple(factors), scales=scales), sum(exponents)
+        (*factors, scales), e = _array.balanced((*self.factors, self._weights))
+        return (self if e is None else Separated._of(factors=tuple(factors), scales=scales)), e
 
     def _transpose(self) -> StructuredMatrix:
         return Separated._of(factors=tuple(self.xp.matrix_transpose(F) for F in self.factors), scales=self.scales)
@@ -181,7 +175,7 @@ class Separated(StructuredMatrix):
         for F, (i, j) in zip(balanced.factors, digits(self.shapes, rows, cols), strict=True):
             i, j = (xp.asarray(k, dtype=xp.int64, device=self.device) for k in (i, j))
             total = total * xp.take(xp.take(F, i, axis=1), j, axis=2)
-        return _array.ldexp(xp.sum(total, axis=0), e or 0)
+        return _array.ldexp(xp.sum(total, axis=0), e)
 
     def _to_dense(self) -> Array:
         """One contraction over the terms: Khatri–Rao products of the first and of the last factors, one GEMM."""
@@ -191,7 +185,7 @@ class Separated(StructuredMatrix):
             right.insert(0, left.pop())
         xp = self.xp
         flat = functools.reduce(khatri_rao, left) @ xp.matrix_transpose(functools.reduce(khatri_rao, right))
-        return _array.ldexp(rearrange_back(xp.reshape(flat, tuple(m * n for m, n in self.shapes)), self.shapes), e or 0)
+        return _array.ldexp(rearrange_back(xp.reshape(flat, tuple(m * n for m, n in self.shapes)), self.shapes), e)
 
     def _columns(self) -> list[Array]:
         """The factors as matrices (m_i n_i, terms), one column a term."""
