@@ -37,9 +37,9 @@ def nearest_displacement(M: Any, rank: int, seed: Any = 0) -> Fit:
     """The nearest W(G, H) = Σ_{i<=rank} Z_1(g_i) Z_{-1}(h_i) that alternating least squares finds.
 
     M: dense (m, n); a rectangular one is met by the top-left corner of an N×N matrix, N = max(m, n), the entries
-    outside being filled in from the current fit (the error still falls with every sweep). rank: 1 to N; 2 N rank
-    parameters. A sweep costs O(N² rank²); two random starts and those of the classes inside are run for 10 sweeps, the
-    best one on, until the error settles or for 500 sweeps.
+    outside being filled in from the current fit: slower, and the further from square, the more local the optimum.
+    rank: 1 to N; 2 N rank parameters. A sweep costs O(N² rank²); two random starts and those of the classes inside
+    are run for 10 sweeps, the best one on, until the error settles or for 500 sweeps.
 
     The result is a local optimum (Fit.optimal is False unless the error is 0), never worse than the nearest circulant
     and skew-circulant, for rank >= 2 the nearest Toeplitz matrix, and the nearest matrix of rank ⌊rank/2⌋. Warns with
@@ -210,10 +210,17 @@ def _starts(target: _Target, classes: list[Fit], rank: int, rng: Any) -> Iterato
 
 
 def _alternate(target: _Target, H: Array, filled: Array, sweeps: int) -> _Run:
+    """Sweeps from Ĥ until the error settles; the best pair seen.
+
+    Filled-in entries follow the model with momentum (Nesterov's weights, dropped whenever the error rises): where
+    most entries are missing, plain replacement would crawl.
+    """
     xp, K = target.xp, target.K
     Kt = xp.matrix_transpose(K)
-    X, errors = target.transformed(filled), [math.inf]
+    X, errors, speed = target.transformed(filled), [math.inf], 0
+    best = _Run(H, H, filled, math.inf, False, 0)
     floor = _floor(xp, xp.float64, target.N)
+    patience = PATIENCE if target.complete else 4 * PATIENCE  # momentum overshoots for some sweeps
     for sweep in range(1, sweeps + 1):
         exact = errors[-1] < POLISH
         H = xp.linalg.qr(H)[0]
@@ -226,14 +233,21 @@ def _alternate(target: _Target, H: Array, filled: Array, sweeps: int) -> _Run:
             residual = X - K * (G @ xp.matrix_transpose(H))
         else:
             model = target.model(G, H)
-            filled = target.filled(model)
-            residual, X = filled - model, target.transformed(filled)
+            before, filled = filled, target.filled(model)
+            residual = filled - model
         errors.append(_array.to_float(xp.linalg.vector_norm(residual)) / target.norm)
         # the smallest of the last sweeps: near the unit roundoff the errors jump
-        settled = sweep > PATIENCE and min(errors[-PATIENCE:]) > (1 - PATIENCE * SETTLED) * min(errors[:-PATIENCE])
-        if settled or errors[-1] < floor:
-            return _Run(G, H, filled, errors[-1], True, sweep)
-    return _Run(G, H, filled, errors[-1], False, sweeps)
+        settled = errors[-1] < floor or (
+            sweep > patience and min(errors[-patience:]) > (1 - patience * SETTLED) * min(errors[:-patience])
+        )
+        if errors[-1] < best.error:
+            best = _Run(G, H, filled, errors[-1], settled, sweep)
+        if settled:
+            break
+        if not target.complete:
+            speed = speed + 1 if errors[-1] <= errors[-2] else 0
+            X = target.transformed(filled + (speed / (speed + 3)) * (filled - before))
+    return best._replace(converged=settled, sweeps=sweep)
 
 
 def _half(xp: Any, K: Array, X: Array, H: Array, rows: int, exact: bool) -> Array:

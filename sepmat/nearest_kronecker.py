@@ -370,9 +370,8 @@ class _HalfSpace:
         xp, place = _array.array_namespace(like), {"device": _array.device(like)}
         skip = 0 if sign > 0 else 1  # a skew matrix has no diagonal
         upper = [k for i in range(p) for k in range(i * p + i + skip, i * p + p)]
-        lower = [k for i in range(p) for k in range((i + skip) * p + i, p * p, p)]
-        self.dim = len(upper)
-        self.upper, self.lower = (xp.asarray(ix, dtype=xp.int64, **place) for ix in (upper, lower))
+        self.size, self.dim = p, len(upper)
+        self.upper = xp.asarray(upper, dtype=xp.int64, **place)
         i = xp.arange(p, dtype=xp.int64, **place)[:, None]
         j = xp.arange(p, dtype=xp.int64, **place)[None, :]
         low, high = xp.minimum(i, j), xp.maximum(i, j)
@@ -391,11 +390,13 @@ class _HalfSpace:
 
 def _restrict(R: Array, rows: _HalfSpace, cols: _HalfSpace, sign: float) -> Array:
     """The part of R on a half space, in the orthonormal coordinates of it."""
-    xp = _array.array_namespace(R)
-    half = xp.take(R, rows.upper, axis=0)
-    return (xp.take(half, cols.upper, axis=1) + sign * xp.take(half, cols.lower, axis=1)) * (
-        rows.scale[:, None] * cols.scale
-    )
+    xp, q = _array.array_namespace(R), cols.size
+    half = xp.reshape(xp.take(R, rows.upper, axis=0), (rows.dim, q, q))
+    half = half + sign * xp.matrix_transpose(half)
+    # slices and not take: a gather along the rows costs more than the products that follow
+    skip = 0 if sign > 0 else 1
+    half = xp.concat([half[:, k, min(k + skip, q) :] for k in range(q)], axis=1)
+    return half * (rows.scale[:, None] * cols.scale)
 
 
 def _inherit(R: _Rearranged, pairs: Pairs, U: Array, s: Array, V: Array) -> Triplets:
