@@ -20,7 +20,8 @@ from .errors import (
     UnsupportedError,
 )
 from .fit import Fit
-from .kronecker import Kronecker, KroneckerSum, kron, rearrange, rearrange_back
+from .kronecker import Kronecker, kron, rearrange, rearrange_back
+from .kronecker_sum import KroneckerSum
 from .linalg import convert, diagonal, eigvals, factorize, inverse, lstsq, norm, slogdet, solve, svdvals, trace
 from .matrix import Product, Scaled, StructuredMatrix, Sum
 from .nearest import nearest_circulant, nearest_hankel, nearest_low_rank, nearest_skew_circulant, nearest_toeplitz

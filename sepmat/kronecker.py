@@ -1,4 +1,4 @@
-"""Kronecker products and Kronecker sums of any number of factors, dense or structured."""
+"""Kronecker products of any number of factors, dense or structured; the rearrangement of Van Loan and Pitsianis."""
 
 import functools
 import math
@@ -7,7 +7,7 @@ from typing import Any, final
 
 from . import _array, _check
 from ._array import Array
-from .basic import Dense, Identity, is_identity
+from .basic import Dense
 from .errors import ShapeError, SingularMatrixError
 from .kernels.kron import chain, kron_matmul
 from .linalg import (
@@ -24,9 +24,9 @@ from .linalg import (
     svdvals,
     trace,
 )
-from .matrix import Scaled, StructuredMatrix, structure
+from .matrix import StructuredMatrix, structure
 
-__all__ = ["Kronecker", "KroneckerSum", "kron", "rearrange", "rearrange_back"]
+__all__ = ["Kronecker", "kron", "rearrange", "rearrange_back"]
 
 Factor = Any  # an array (m, n), or a StructuredMatrix
 
@@ -66,9 +66,9 @@ class Kronecker(StructuredMatrix):
         # factors such as 1e200, 1e200, 1e-300: the product is in range, what stands between may not be
         factors, e = self._remember("balanced", lambda: _balanced(self.factors))
         if e is None:
-            return _apply_factors(factors, x, axis)
+            return apply_factors(factors, x, axis)
         k = _array.exponent(x)
-        return _array.ldexp(_apply_factors(factors, _array.ldexp(x, -k), axis), e + k)
+        return _array.ldexp(apply_factors(factors, _array.ldexp(x, -k), axis), e + k)
 
     def _transpose(self) -> StructuredMatrix:
         return self._each(lambda A: A.T)
@@ -79,15 +79,15 @@ class Kronecker(StructuredMatrix):
     def _times(self, other: StructuredMatrix) -> Any:
         if isinstance(other, Kronecker) and [F.shape[1] for F in self.factors] == [F.shape[0] for F in other.factors]:
             pairs = zip(self.operators, other.operators, strict=True)
-            return Kronecker._of(factors=_same_dtype([as_factor(A @ B) for A, B in pairs]))
+            return Kronecker._of(factors=same_dtype([as_factor(A @ B) for A, B in pairs]))
         return NotImplemented
 
     def _scale(self, s: Array) -> StructuredMatrix:
         first, *rest = self.operators
-        return Kronecker._of(factors=_same_dtype([as_factor(A) for A in (first._scale(s), *rest)]))
+        return Kronecker._of(factors=same_dtype([as_factor(A) for A in (first._scale(s), *rest)]))
 
     def _block(self, rows: Sequence[int], cols: Sequence[int]) -> Array:
-        blocks, e = _array.balanced(_digit_blocks(self, rows, cols))
+        blocks, e = _array.balanced(digit_blocks(self.operators, rows, cols))
         return _array.ldexp(functools.reduce(lambda P, B: P * B, blocks), e)
 
     def _to_dense(self) -> Array:
@@ -99,88 +99,7 @@ class Kronecker(StructuredMatrix):
         return _array.ldexp(total, e)
 
     def _detail(self) -> str:
-        return " ⊗ ".join(_describe(F) for F in self.factors)
-
-
-@final
-@structure
-class KroneckerSum(StructuredMatrix):
-    """F_1 ⊕ … ⊕ F_d = Σ_i I ⊗ … ⊗ F_i ⊗ … ⊗ I for square factors.
-
-    The matrix of X -> F_1 X + X F_2ᵀ (d = 2), of the d-dimensional Laplacian, of Sylvester equations. A product
-    costs N Σ n_i multiplications, N = Π n_i.
-
-    >>> import numpy as np, sepmat as sm
-    >>> sm.KroneckerSum([[2.0]], np.diag([1.0, 5.0])).to_dense()
-    array([[3., 0.],
-           [0., 7.]])
-    """
-
-    factors: tuple[Factor, ...]
-
-    def __init__(self, *factors: Any) -> None:
-        factors = as_factors(factors, "KroneckerSum")
-        for i, F in enumerate(factors):
-            if F.shape[0] != F.shape[1]:
-                got = f"{F.shape[0]}×{F.shape[1]}"
-                raise ShapeError("KroneckerSum", f"factors[{i}]", got, "a square matrix", "I ⊗ F needs square F")
-        object.__setattr__(self, "factors", factors)
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        N = math.prod(self.sizes)
-        return (N, N)
-
-    @property
-    def sizes(self) -> tuple[int, ...]:
-        """The sizes n_i of the factors."""
-        return tuple(int(F.shape[0]) for F in self.factors)
-
-    @property
-    def operators(self) -> tuple[StructuredMatrix, ...]:
-        """The factors, arrays wrapped as Dense."""
-        return tuple(as_operator(F) for F in self.factors)
-
-    def _apply(self, x: Array, axis: int) -> Array:
-        sizes = self.sizes
-        parts = []
-        for i, F in enumerate(self.factors):
-            before, after = math.prod(sizes[:i]), math.prod(sizes[i + 1 :])
-            parts.append(_apply_factors((F,), x, axis, before, after))
-        return functools.reduce(lambda y, part: y + part, parts)
-
-    def _transpose(self) -> StructuredMatrix:
-        return KroneckerSum._of(factors=tuple(as_factor(A.T) for A in self.operators))
-
-    def _plus(self, other: StructuredMatrix) -> Any:
-        if isinstance(other, KroneckerSum) and other.sizes == self.sizes:
-            sums = [as_factor(A + B) for A, B in zip(self.operators, other.operators, strict=True)]
-            return KroneckerSum._of(factors=_same_dtype(sums))
-        if is_identity(other):
-            first, *rest = self.operators
-            like = first.xp.empty((0,), dtype=first.dtype, device=first.device)
-            shift: StructuredMatrix = Identity._of(n=first.shape[0], like=like)
-            shift = shift._scale(other.scale) if isinstance(other, Scaled) else shift
-            return KroneckerSum._of(factors=_same_dtype([as_factor(A) for A in (first + shift, *rest)]))
-        return NotImplemented
-
-    def _scale(self, s: Array) -> StructuredMatrix:
-        return KroneckerSum._of(factors=_same_dtype([as_factor(A._scale(s)) for A in self.operators]))
-
-    def _block(self, rows: Sequence[int], cols: Sequence[int]) -> Array:
-        # (P, S): the products of the Kronecker deltas so far, and the sum with one delta replaced by a factor
-        P, S = None, None
-        blocks = _digit_blocks(self, rows, cols)
-        like = self.xp.empty((0,), dtype=self.dtype, device=self.device)
-        units = _digit_blocks(
-            KroneckerSum._of(factors=tuple(Identity._of(n=n, like=like) for n in self.sizes)), rows, cols
-        )
-        for B, E in zip(blocks, units, strict=True):
-            P, S = (E, B) if P is None or S is None else (P * E, S * E + P * B)
-        return S
-
-    def _detail(self) -> str:
-        return " ⊕ ".join(_describe(F) for F in self.factors)
+        return " ⊗ ".join(describe(F) for F in self.factors)
 
 
 def kron(*factors: Any) -> Kronecker:
@@ -209,7 +128,7 @@ def as_factors(factors: Sequence[Any], where: str) -> tuple[Factor, ...]:
     result = [F if isinstance(F, StructuredMatrix) else next(checked) for F in factors]
     leaves = [(name, a) for name, F in zip(names, result, strict=True) for a in as_operator(F).arrays()]
     _check.same_place(where, leaves)
-    return _same_dtype([as_factor(as_operator(F)) for F in result])
+    return same_dtype([as_factor(as_operator(F)) for F in result])
 
 
 def _is_number_row(value: Sequence[Any]) -> bool:
@@ -228,13 +147,13 @@ def as_factor(A: StructuredMatrix) -> Factor:
     return A.array if isinstance(A, Dense) else A
 
 
-def _same_dtype(factors: Sequence[Factor]) -> tuple[Factor, ...]:
+def same_dtype(factors: Sequence[Factor]) -> tuple[Factor, ...]:
     operators = [as_operator(F) for F in factors]
     dtype = operators[0].xp.result_type(*(A.dtype for A in operators))
     return tuple(as_factor(A.astype(dtype)) for A in operators)
 
 
-def _describe(F: Factor) -> str:
+def describe(F: Factor) -> str:
     return F._name() if isinstance(F, StructuredMatrix) else f"{F.shape[0]}×{F.shape[1]}"
 
 
@@ -244,7 +163,7 @@ def _balanced(factors: Sequence[Factor]) -> tuple[tuple[Factor, ...], int | None
     return _array.balanced(factors)
 
 
-def _apply_factors(factors: Sequence[Factor], x: Array, axis: int, before: int = 1, after: int = 1) -> Array:
+def apply_factors(factors: Sequence[Factor], x: Array, axis: int, before: int = 1, after: int = 1) -> Array:
     """I_before ⊗ F_1 ⊗ … ⊗ F_d ⊗ I_after along an axis of x."""
     if before == after == 1 and not any(isinstance(F, StructuredMatrix) for F in factors):
         return kron_matmul(factors, x, axis)
@@ -274,9 +193,10 @@ def digits(
         yield [r // row_step % m for r in rows], [c // col_step % n for c in cols]
 
 
-def _digit_blocks(A: "Kronecker | KroneckerSum", rows: Sequence[int], cols: Sequence[int]) -> list[Array]:
-    indices = digits([B.shape for B in A.operators], rows, cols)
-    return [B._block(i, j) for B, (i, j) in zip(A.operators, indices, strict=True)]
+def digit_blocks(operators: Sequence[StructuredMatrix], rows: Sequence[int], cols: Sequence[int]) -> list[Array]:
+    """The block of each factor that the given rows and columns of the Kronecker product meet."""
+    indices = digits([B.shape for B in operators], rows, cols)
+    return [B._block(i, j) for B, (i, j) in zip(operators, indices, strict=True)]
 
 
 # rearrangement ----------------------------------------------------------------------------------------------------------
@@ -373,7 +293,7 @@ def _(A: Kronecker, b: Array) -> Array:
 def _(A: Kronecker) -> Kronecker:
     _nonsingular(A, "inverse")
     inverses = [_by_factor(inverse, i, B) for i, B in enumerate(A.operators)]
-    return Kronecker._of(factors=_same_dtype([as_factor(B) for B in inverses]))
+    return Kronecker._of(factors=same_dtype([as_factor(B) for B in inverses]))
 
 
 @slogdet.register
@@ -401,7 +321,7 @@ def _(A: Kronecker) -> Array:
 def _(A: Kronecker) -> Array:
     xp = A.xp
     if _all_square(A):
-        return _outer("diagonal", [diagonal.rule(B) for B in A.operators], lambda x, y: x * y)
+        return outer("diagonal", [diagonal.rule(B) for B in A.operators], lambda x, y: x * y)
     k = min(A.shape)
     _check.check_bytes((k,), _array.itemsize(A.dtype), _check.DENSE_LIMIT, "diagonal", "Read entries with A[i, i]")
     entries = [A._block([i], [i]) for i in range(k)]
@@ -420,19 +340,19 @@ def _(A: Kronecker, ord: Any) -> Array:
 def _(A: Kronecker) -> Array:
     if not _all_square(A):
         raise eigvals.unsupported(A, "rectangular factors have no closed form")
-    return _outer("eigvals", [eigvals.rule(B) for B in A.operators], lambda x, y: x * y)
+    return outer("eigvals", [eigvals.rule(B) for B in A.operators], lambda x, y: x * y)
 
 
 @svdvals.register
 def _(A: Kronecker) -> Array:
     """All products of the factors' singular values, padded with zeros to min(m, n)."""
     xp = A.xp
-    values = _outer("svdvals", [svdvals.rule(B) for B in A.operators], lambda x, y: x * y)
+    values = outer("svdvals", [svdvals.rule(B) for B in A.operators], lambda x, y: x * y)
     zeros = xp.zeros((min(A.shape) - values.shape[0],), dtype=values.dtype, device=A.device)
     return xp.concat((xp.sort(values, descending=True), zeros))
 
 
-def _outer(where: str, vectors: Sequence[Array], combine: Callable[[Array, Array], Array]) -> Array:
+def outer(where: str, vectors: Sequence[Array], combine: Callable[[Array, Array], Array]) -> Array:
     """combine(x_1[i_1], x_2[i_2], …) for all multi-indices, the first one slowest."""
     first, *rest = vectors
     xp, total = _array.array_namespace(first), (math.prod(v.shape[0] for v in vectors),)
@@ -440,86 +360,3 @@ def _outer(where: str, vectors: Sequence[Array], combine: Callable[[Array, Array
     for v in rest:
         first = xp.reshape(combine(first[:, None], v[None, :]), (first.shape[0] * v.shape[0],))
     return first
-
-
-# KroneckerSum -----------------------------------------------------------------------------------------------------------
-
-
-@trace.register
-def _(A: KroneckerSum) -> Array:
-    N = A.shape[0]
-    parts = [trace.rule(B) * float(N // n) for B, n in zip(A.operators, A.sizes, strict=True) if n]
-    return functools.reduce(lambda x, y: x + y, parts) if parts else A.xp.zeros((), dtype=A.dtype, device=A.device)
-
-
-@diagonal.register
-def _(A: KroneckerSum) -> Array:
-    return _outer("diagonal", [diagonal.rule(B) for B in A.operators], lambda x, y: x + y)
-
-
-@norm.register
-def _(A: KroneckerSum, ord: Any) -> Array:
-    """‖A‖_F² = Σ (N/n_i) ‖F_i − t_i I‖_F² + N |Σ t_i|², t_i = tr F_i / n_i: orthogonal parts, nothing cancels."""
-    if ord != "fro":
-        raise norm.unsupported(A, f"no closed form of ord={ord!r}")
-    xp, N = A.xp, A.shape[0]
-    if N == 0:
-        return xp.abs(xp.zeros((), dtype=A.dtype, device=A.device))
-    means = [trace.rule(B) / float(n) for B, n in zip(A.operators, A.sizes, strict=True)]
-    parts = [xp.reshape(xp.abs(functools.reduce(lambda x, y: x + y, means)) * math.sqrt(N), (1,))]
-    for B, n, t in zip(A.operators, A.sizes, means, strict=True):
-        centred = B.to_dense() - t * xp.eye(n, dtype=B.dtype, device=A.device)
-        parts.append(xp.reshape(_array.frobenius(centred) * math.sqrt(N // n), (1,)))
-    return _array.frobenius(xp.concat(parts))
-
-
-@eigvals.register
-def _(A: KroneckerSum) -> Array:
-    return _outer("eigvals", [eigvals.rule(B) for B in A.operators], lambda x, y: x + y)
-
-
-@slogdet.register
-def _(A: KroneckerSum) -> tuple[Array, Array]:
-    values = eigvals.rule(A)
-    return log_product(values, real=not A._is_complex)
-
-
-@solve.register
-def _(A: KroneckerSum, b: Array) -> Array:
-    """Bartels–Stewart for any number of factors: complex Schur forms F_i = Q_i T_i Q_iᴴ, then back-substitution.
-
-    (T_1 ⊕ … ⊕ T_d) y = (⊗ Q_i)ᴴ b, one mode after the other; cost N Σ n_i plus the Schur forms.
-    """
-    xp = A.xp
-    if any(_array.is_torch(a) and a.requires_grad for a in (*A.arrays(), b)):
-        raise solve.unsupported(A, "no gradient through the Schur forms")
-    if not A.shape[0]:
-        return _array.copy(b)
-    T, Q = zip(*(_array.schur(B._to_dense()) for B in A.operators), strict=True)
-    spectrum = xp.abs(_outer("solve", [xp.linalg.diagonal(X) for X in T], lambda x, y: x + y))
-    largest, smallest = _array.to_float(xp.max(spectrum)), _array.to_float(xp.min(spectrum))
-    u = _array.unit_roundoff(xp, A.dtype)
-    rcond = smallest / largest if largest else 0.0
-    _check.check_rcond(rcond, max(A.sizes), u, "solve", "A (a sum of eigenvalues)")
-    y = _apply_factors([xp.conj(xp.matrix_transpose(X)) for X in Q], _array.astype(b, T[0].dtype), -2)
-    y = _back_substitute(T, y, xp.zeros((), dtype=T[0].dtype, device=A.device))
-    x = _apply_factors(Q, y, -2)
-    return x if A._is_complex else xp.real(x)
-
-
-def _back_substitute(T: Sequence[Array], b: Array, shift: Array) -> Array:
-    """The solution of (T_1 ⊕ … ⊕ T_d + shift I) y = b for upper triangular T_i, b of shape (N, k)."""
-    xp = _array.array_namespace(b)
-    n, rest = T[0].shape[0], T[1:]
-    if not rest:
-        return xp.linalg.solve(T[0] + shift * xp.eye(n, dtype=b.dtype, device=_array.device(b)), b)
-    size = b.shape[0] // n
-    rows = [b[i * size : (i + 1) * size, :] for i in range(n)]
-    solved: list[Array] = []
-    for i in reversed(range(n)):
-        right = rows[i]
-        if solved:
-            later = xp.reshape(xp.stack(solved[::-1]), (n - 1 - i, -1))
-            right = right - xp.reshape(T[0][i : i + 1, i + 1 :] @ later, right.shape)
-        solved.append(_back_substitute(rest, right, shift + T[0][i, i]))
-    return xp.concat(solved[::-1], axis=0)

@@ -10,7 +10,8 @@ from ._array import Array
 from .basic import Identity, is_identity
 from .errors import ShapeError, SizeLimitError
 from .kernels.kron import separated_matmul
-from .kronecker import Kronecker, KroneckerSum, digits, rearrange_back
+from .kronecker import Kronecker, digits, rearrange_back
+from .kronecker_sum import KroneckerSum
 from .linalg import (
     OpenFunction,
     conversion,

@@ -21,13 +21,14 @@ LAYERS = {
     "basic": (3, 0),  # Dense and Identity serve the two families beside it
     "kronecker": (3, 1),
     "toeplitz": (3, 1),
-    "separated": (3, 2),
+    "kronecker_sum": (3, 2),
+    "separated": (3, 3),
     "displacement": (3, 2),
     "fit": (4, 0),
     "nearest": (4, 1),
     "nearest_kronecker": (4, 1),
-    "nearest_displacement": (4, 1),
-    "approximate": (4, 2),
+    "nearest_displacement": (4, 2),  # starts from the closed forms
+    "approximate": (4, 3),
     "io": (5, 0),
     "interop": (5, 0),
     "__main__": (5, 1),
