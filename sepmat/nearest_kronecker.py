@@ -370,8 +370,9 @@ class _HalfSpace:
         xp, place = _array.array_namespace(like), {"device": _array.device(like)}
         skip = 0 if sign > 0 else 1  # a skew matrix has no diagonal
         upper = [k for i in range(p) for k in range(i * p + i + skip, i * p + p)]
-        self.size, self.dim = p, len(upper)
-        self.upper = xp.asarray(upper, dtype=xp.int64, **place)
+        lower = [k for i in range(p) for k in range((i + skip) * p + i, p * p, p)]
+        self.dim = len(upper)
+        self.upper, self.lower = (xp.asarray(ix, dtype=xp.int64, **place) for ix in (upper, lower))
         i = xp.arange(p, dtype=xp.int64, **place)[:, None]
         j = xp.arange(p, dtype=xp.int64, **place)[None, :]
         low, high = xp.minimum(i, j), xp.maximum(i, j)
@@ -389,14 +390,15 @@ class _HalfSpace:
 
 
 def _restrict(R: Array, rows: _HalfSpace, cols: _HalfSpace, sign: float) -> Array:
-    """The part of R on a half space, in the orthonormal coordinates of it."""
-    xp, q = _array.array_namespace(R), cols.size
-    half = xp.reshape(xp.take(R, rows.upper, axis=0), (rows.dim, q, q))
-    half = half + sign * xp.matrix_transpose(half)
-    # slices and not take: a gather along the rows costs more than the products that follow
-    skip = 0 if sign > 0 else 1
-    half = xp.concat([half[:, k, min(k + skip, q) :] for k in range(q)], axis=1)
-    return half * (rows.scale[:, None] * cols.scale)
+    """The part of R on a half space, in the orthonormal coordinates of it; by blocks of rows that stay in cache."""
+    xp, step = _array.array_namespace(R), max(1, CHUNK // R.shape[1])
+    blocks = []
+    for i in range(0, rows.dim, step):
+        j = min(i + step, rows.dim)
+        block = xp.take(R, rows.upper[i:j], axis=0)
+        block = xp.take(block, cols.upper, axis=1) + sign * xp.take(block, cols.lower, axis=1)
+        blocks.append(block * (rows.scale[i:j, None] * cols.scale))
+    return xp.concat(blocks, axis=0)
 
 
 def _inherit(R: _Rearranged, pairs: Pairs, U: Array, s: Array, V: Array) -> Triplets:
