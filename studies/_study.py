@@ -151,7 +151,7 @@ def _dump(value: Any, indent: int = 0) -> str:
     if not any(isinstance(v, dict | list) for v in value):  # a long row of numbers: fill the lines
         lines, line = [], ""
         for item in (json.dumps(v, ensure_ascii=False) for v in value):
-            if len(line) + len(item) > 116 - indent:
+            if len(line) + len(item) > 100 - indent:
                 lines.append(line.rstrip())
                 line = ""
             line += item + ", "

@@ -50,7 +50,9 @@ def label(name: str) -> str:
 def look(name: str, **more: Any) -> dict[str, Any]:
     """Keyword arguments that draw a structure as it is drawn everywhere."""
     text, colour, marker = STRUCTURES[name]
-    return {"label": text, "color": colour, "marker": marker, "markeredgecolor": "white", "markeredgewidth": 0.6} | more
+    size = 8 if marker in "XP" else 6  # crosses look smaller than they are
+    edge = {"markersize": size, "markeredgecolor": "white", "markeredgewidth": 0.6}
+    return {"label": text, "color": colour, "marker": marker} | edge | more
 
 
 def figure(width: float, height: float) -> Any:

@@ -23,7 +23,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "corner": 48,
         "data": ["patches 8 × 8", "sunspots"],
         "ranks": [1, 2],
-        "displacement": {"square": 1, "rectangular": 1},
+        "displacement": {"square": 2, "rectangular": 1},
         "rectangular_layers": [],
         "processes": 1,
     },
@@ -55,6 +55,7 @@ ONE_SIZE = {
 }
 LARGEST_SHARE = 0.26  # of the dense count; beyond, nothing is saved
 NOISE = "Gaussian noise"
+EXACT = 1e-12  # errors below are round-off, and kept as this
 
 
 # --- the matrices -------------------------------------------------------------------------------------------------
@@ -170,7 +171,7 @@ def analyse(job: dict[str, Any]) -> dict[str, Any]:
     errors["low_rank"] = [sm.nearest_low_rank(M, budget // (m + n)).relative_error for budget in budgets]
     screened = screen(M, budgets)
     errors["kronecker"] = [
-        sm.nearest_kronecker(M, pair, rank=r).relative_error if pair else None for _, pair, r in screened
+        sm.nearest_kronecker(M, pair, rank=r, exact=True).relative_error if pair else None for _, pair, r in screened
     ]
     fitted: dict[int, float] = {}
     settled = True
@@ -182,16 +183,18 @@ def analyse(job: dict[str, Any]) -> dict[str, Any]:
             continue
         if r not in fitted:
             fit = _study.settle(sm.nearest_displacement, M, r)
-            fitted[r], settled = fit.relative_error, settled and fit.converged
+            fitted[r], settled = max(fit.relative_error, EXACT), settled and fit.converged
         errors["displacement"].append(fitted[r])
     return {
         "errors": errors,
+        "one_size": {name: (fit.num_parameters, fit.relative_error) for name, fit in single.items()},
         "kronecker_shapes": [
-            " ⊗ ".join(f"{a}×{b}" for a, b in pair) + f", {r} terms" if pair else None for _, pair, r in screened
+            " ⊗ ".join(f"{a}×{b}" for a, b in pair) + f", {r} term{'s' * (r > 1)}" if pair else None
+            for _, pair, r in screened
         ],
-        "kronecker_ratio": max(
-            (e / error for e, (error, _, _) in zip(errors["kronecker"], screened, strict=True) if e and error > 1e-6),
-            default=1.0,
+        "kronecker_deviation": max(
+            (abs(e / found - 1) for e, (found, _, _) in zip(errors["kronecker"], screened, strict=True) if e),
+            default=0.0,
         ),
         "settled": settled,
     }
@@ -227,19 +230,29 @@ def compute(p: dict[str, Any], rng: Any) -> dict[str, Any]:
                 "shares": [b / M.size for b in job["budgets"]],
                 "layers": [],
                 "errors": {c: [[] for _ in job["budgets"]] for c in CLASSES},
+                "one_size": {c: {"share": answer["one_size"][c][0] / M.size, "errors": []} for c in ONE_SIZE},
                 "kronecker_shapes": [],
-                "kronecker_ratio": 1.0,
+                "kronecker_deviation": 0.0,
                 "settled": 0,
             },
         )
         group["layers"].append(layer)
         group["kronecker_shapes"].append(answer["kronecker_shapes"])
-        group["kronecker_ratio"] = max(group["kronecker_ratio"], answer["kronecker_ratio"])
+        group["kronecker_deviation"] = _study.round_off(
+            max(group["kronecker_deviation"], answer["kronecker_deviation"])
+        )
         group["settled"] += answer["settled"]
+        for c in ONE_SIZE:
+            group["one_size"][c]["errors"].append(answer["one_size"][c][1])
         for c in CLASSES:
             for column, error in zip(group["errors"][c], answer["errors"][c], strict=True):
                 column.append(error)
-    return {"groups": groups, "displacement_limit": p["displacement"], "agreement": agreement(p["data"])}
+    return {
+        "ranks": p["ranks"],
+        "groups": groups,
+        "displacement_limit": p["displacement"],
+        "agreement": agreement(p["data"]),
+    }
 
 
 def agreement(data: list[str]) -> dict[str, Any]:
@@ -271,50 +284,176 @@ def median(values: list[float]) -> float:
     return float(np.median(values))
 
 
+def wins(numbers: dict[str, Any], name: str, rank: int) -> set[str]:
+    """The classes that are best for some matrix of a group at the parameters of a rank."""
+    return set(winners(numbers["groups"][name], numbers["ranks"].index(rank)))
+
+
 def claims(numbers: dict[str, Any]) -> dict[str, bool]:
-    return {}
+    """Who wins where, and that the structured classes catch from weights what they catch from noise."""
+    groups, ranks = numbers["groups"], numbers["ranks"]
+    kinds = [name for name in KINDS if name in groups]
+    series = [name for name in ("sunspots", "CO₂") if name in groups]
+    patches = [name for name in groups if name.startswith("patches")]
+    out = {
+        "weights: low rank is best for every matrix from rank 2 on": all(
+            wins(numbers, name, r) == {"low_rank"} for name in kinds for r in ranks if r >= 2
+        ),
+        "weights: circulant, skew-circulant, Toeplitz and Hankel catch less than 2 % of ‖W‖² from any of them": all(
+            1 - error**2 < (0.02 if g["shape"][0] >= 384 else 0.1)
+            for g in (groups[name] for name in kinds)
+            for c in ONE_SIZE
+            for error in g["one_size"][c]["errors"]
+        ),
+        "patches: a Kronecker product is best at every budget, its factors rows ⊗ columns of the patch": all(
+            wins(numbers, name, r) == {"kronecker"} for name in patches for r in ranks[: len(groups[name]["budgets"])]
+        )
+        and all(
+            shape.startswith("{0}×{0} ⊗ {0}×{0}".format(round(groups[name]["shape"][0] ** 0.5)))
+            for name in patches
+            for shape in groups[name]["kronecker_shapes"][0]
+        ),
+        "time series: Toeplitz is best at the parameters of rank 1, low displacement rank from rank 2 on": all(
+            wins(numbers, name, r) == ({"toeplitz"} if r == 1 else {"displacement"})
+            for name in series
+            for r in ranks[: len(groups[name]["budgets"])]
+        ),
+        "no class is best everywhere, low rank included": len(
+            {c for name in groups for i in range(len(groups[name]["budgets"])) for c in winners(groups[name], i)}
+        )
+        > 2,
+        "the Kronecker fits have the error that the singular values of the rearrangement foretell, to 1e-6": all(
+            g["kronecker_deviation"] <= 1e-6 for g in groups.values()
+        ),
+        "approximate() names the same classes: Kronecker for patches, low displacement rank for sunspots": {
+            name: a["class"] for name, a in numbers["agreement"].items()
+        }
+        == {"patches 8 × 8": "Kronecker", "sunspots": "LowDisplacementRank"},
+    }
+    if 4 in ranks:
+        out[
+            "time series: four terms of displacement are exact, as XᵀX of a Hankel matrix X has displacement rank 4"
+        ] = all(groups[name]["errors"]["displacement"][ranks.index(4)][0] <= 1e-10 for name in series)
+        out["weights: low rank catches more of every square weight than of Gaussian noise, at every budget"] = all(
+            error < noise[0]
+            for name in kinds
+            if groups[name]["shape"][0] == groups[name]["shape"][1]
+            for errors, noise in zip(
+                groups[name]["errors"]["low_rank"], groups[NOISE]["errors"]["low_rank"], strict=True
+            )
+            for error in errors
+        )
+    return out
 
 
 def tables(numbers: dict[str, Any]) -> str:
-    """Who wins where, and the medians at the first budget."""
-    parts = []
+    """Who wins where; the medians at the parameters of rank 4 (of rank 2 in a smoke run)."""
+    groups = numbers["groups"]
+    ranks = numbers["ranks"]
     rows = []
-    for name, g in numbers["groups"].items():
-        for i, share in enumerate(g["shares"]):
-            cells = []
-            for c in CLASSES:
-                found = present(g["errors"][c][i])
-                cells.append(f"{median(found):.3f}" if found else "")
-            who = ", ".join(f"{_style.label(c)} {k}" for c, k in winners(g, i).items())
-            rows.append([name if i == 0 else "", f"{100 * share:.2g} %", *cells, who])
-    head = ["matrices", "share of dense", *(_style.label(c) for c in CLASSES), "best (number of matrices)"]
-    parts.append("Median relative error at the parameters of rank 1, 2, 4, …:\n\n" + _study.table(head, rows))
-    return "\n\n".join(parts)
+    for name, g in groups.items():
+        cells = [
+            ", ".join(f"{_style.label(c)} {k}" for c, k in winners(g, i).items()) for i in range(len(g["budgets"]))
+        ]
+        rows.append([name, len(g["layers"]), *cells, *[""] * (len(ranks) - len(cells))])
+    head = ["matrices", "how many", *(f"rank {r}" for r in ranks)]
+    best = "How many matrices each class approximates best, at the parameters of rank r:\n\n" + _study.table(head, rows)
+    rank = 4 if 4 in ranks else ranks[-1]
+    rows = []
+    for name, g in groups.items():
+        i = ranks.index(rank)
+        medians = [in_words(g["errors"][c][i]) for c in CLASSES]
+        rows.append([name, f"{100 * g['shares'][i]:.2g} %", *medians])
+    head = ["matrices", "share of dense", *map(_style.label, CLASSES)]
+    return best + f"\n\nMedian relative error at the parameters of rank {rank}:\n\n" + _study.table(head, rows)
+
+
+def in_words(errors: list[float | None]) -> str:
+    """A median, with the number of matrices where not all were fitted."""
+    found = present(errors)
+    if not found:
+        return ""
+    text = "exact" if median(found) <= EXACT else f"{median(found):.3g}"
+    return text if len(found) == len(errors) else f"{text} ({len(found)} of {len(errors)})"
 
 
 def plot(numbers: dict[str, Any]) -> Any:
-    """One panel a kind of matrix: median error of each class against parameters, with the spread over layers."""
+    """One panel a kind of matrix: median error of each class against its share of the dense parameters."""
     groups = numbers["groups"]
-    columns = min(4, len(groups))
-    rows = -(-len(groups) // columns)
-    figure = _style.figure(3.6 * columns, 3.3 * rows + 0.5)
-    axes = figure.subplots(rows, columns, squeeze=False).flat
-    for ax, (name, g) in zip(axes, groups.items(), strict=False):
-        for c in CLASSES:
-            fits = [(100 * s, present(e)) for s, e in zip(g["shares"], g["errors"][c], strict=True) if present(e)]
-            if c in ONE_SIZE:
-                fits = fits[:1]
-            if not fits:
-                continue
-            x = [share for share, _ in fits]
-            if len(g["layers"]) > 1:
-                low, high = zip(*((min(e), max(e)) for _, e in fits), strict=True)
-                ax.fill_between(x, low, high, color=_style.look(c)["color"], alpha=0.15, linewidth=0)
-            ax.plot(x, [median(e) for _, e in fits], **_style.look(c))
-        many = f", {len(g['layers'])} matrices" if len(g["layers"]) > 1 else ""
-        ax.set_title(f"{name}{many}, {g['shape'][0]} × {g['shape'][1]}", fontsize=10)
-        ax.set_xscale("log")
+    weights = [name for name in (*KINDS, NOISE) if name in groups]
+    panels = [*weights, "legend", *(name for name in groups if name not in weights)]
+    columns = min(4, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = _style.figure(3.5 * columns, 3.2 * rows + 0.3)
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for ax in axes[len(panels) :]:
+        ax.axis("off")
+    for k, (ax, name) in enumerate(zip(axes, panels, strict=False)):
+        if name == "legend":
+            explain(ax)
+            continue
+        panel(ax, name, groups[name])
+        if name in weights:
+            by_share_caught(ax)
+        else:
+            ax.set_yscale("log")
+            ax.set_ylim(1e-4, 2)
+        if k % columns == 0:
+            ax.set_ylabel("relative error" + (", spaced by log(1 − error²)" if name in weights else ""))
+        if k + columns >= len(panels):
+            ax.set_xlabel("share of the dense parameters, %")
     return figure
+
+
+def panel(ax: Any, name: str, g: dict[str, Any]) -> None:
+    """Median error of each class against its share; the band runs from the best matrix of the kind to the worst."""
+    for c in reversed(CLASSES):
+        if c in ONE_SIZE:
+            fits = [(100 * g["one_size"][c]["share"], g["one_size"][c]["errors"])]
+        else:
+            fits = [(100 * s, present(e)) for s, e in zip(g["shares"], g["errors"][c], strict=True) if present(e)]
+        if not fits:
+            continue
+        x = [share for share, _ in fits]
+        low, middle, high = zip(*((min(e), median(e), max(e)) for _, e in fits), strict=True)
+        look = _style.look(c)
+        ax.plot(x, middle, **look)
+        if len(g["layers"]) > 1 and c not in ONE_SIZE:
+            ax.fill_between(x, low, high, color=look["color"], alpha=0.13, linewidth=0)
+        if middle[-1] <= EXACT:
+            ax.annotate("exact", (x[middle.index(middle[-1])], 1.3e-4), color=look["color"], ha="right", fontsize=9)
+    many = f"{len(g['layers'])} of " if len(g["layers"]) > 1 else ""
+    ax.set_title(f"{name} ({many}{g['shape'][0]} × {g['shape'][1]})", fontsize=10)
+    ax.set_xscale("log")
+    ax.set_xticks(ticks := [100 * s for s in g["shares"]], [f"{t:.2g}" for t in ticks])
+    ax.minorticks_off()
+
+
+def by_share_caught(ax: Any) -> None:
+    """An axis of errors near 1, spaced by what the class catches of ‖M‖², and the line of pure noise.
+
+    A linear class with a share s of the dimensions catches the share s of a Gaussian matrix: error √(1 − s).
+    """
+    ax.set_yscale("function", functions=(spread, lambda y: np.sqrt(1 - np.exp(-np.maximum(y, 0)))))
+    ticks = [0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999]
+    ax.set_yticks(ticks, [f"{t:g}" for t in ticks])
+    ax.set_ylim(0.7, 0.9994)
+    share = np.geomspace(0.05, 20, 50)
+    ax.plot(share, np.sqrt(1 - share / 100), color=_style.QUIET, linestyle=":", linewidth=1, scalex=False)
+
+
+def spread(error: Any) -> Any:
+    """−log(1 − error²), finite for every error that a tick may try."""
+    return -np.log(np.clip(1 - np.asarray(error, dtype=float) ** 2, 1e-9, 1.0))
+
+
+def explain(ax: Any) -> None:
+    """A panel that holds the legend."""
+    for c in CLASSES:
+        ax.plot([], [], **_style.look(c))
+    ax.plot([], [], color=_style.QUIET, linestyle=":", linewidth=1, label="a linear class on pure noise")
+    ax.legend(loc="center", title="medians; bands: best to worst of a kind", alignment="left", title_fontsize=9.5)
+    ax.axis("off")
 
 
 if __name__ == "__main__":
