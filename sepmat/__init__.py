@@ -1,7 +1,7 @@
 """sepmat: matrices with structure. Separated representations, Kronecker algebra, low displacement rank."""
 
 from .approximate import approximate
-from .basic import Dense, Diagonal, Identity, LowRank
+from .basic import Dense, Diagonal, Identity
 from .displacement import LowDisplacementRank, displacement, displacement_rank, shift
 from .errors import (
     ArgumentError,
@@ -23,6 +23,7 @@ from .fit import Fit
 from .kronecker import Kronecker, kron, rearrange, rearrange_back
 from .kronecker_sum import KroneckerSum
 from .linalg import convert, diagonal, eigvals, factorize, inverse, lstsq, norm, slogdet, solve, svdvals, trace
+from .low_rank import LowRank
 from .matrix import Product, Scaled, StructuredMatrix, Sum
 from .nearest import nearest_circulant, nearest_hankel, nearest_low_rank, nearest_skew_circulant, nearest_toeplitz
 from .nearest_displacement import nearest_displacement

@@ -12,10 +12,11 @@ from typing import Any, final
 
 from . import _array, _check
 from ._array import Array
-from .basic import Identity, LowRank, is_identity
+from .basic import Identity, is_identity
 from .errors import ArgumentError, DTypeError, ShapeError
 from .kernels import fourier
 from .linalg import conversion, convert, diagonal, norm, trace
+from .low_rank import LowRank
 from .matrix import Product, StructuredMatrix, structure
 from .toeplitz import Circulant, SkewCirculant, Toeplitz
 

@@ -343,7 +343,7 @@ class StructuredMatrix(abc.ABC):
         rows, cols = (_check.as_indices(ix, n, name) for ix, n, name in zip(index, self.shape, ("i", "j"), strict=True))
         block = self.block(rows, cols)
         out = tuple(k for k, ix in zip(block.shape, index, strict=True) if isinstance(ix, slice))
-        return self.xp.reshape(block, out)
+        return self.xp.reshape(block, out) if out else self.xp.reshape(block, ())[()]
 
     def block(self, rows: Any, cols: Any, max_bytes: int = _check.DENSE_LIMIT) -> Array:
         """The dense block of the given rows and columns (slices or sequences of integers)."""

@@ -8,9 +8,9 @@ from typing import Any
 
 from . import _array, _check
 from ._array import Array
-from .basic import LowRank
 from .errors import ShapeError
 from .fit import Fit, as_target, check_tolerance, relative_error, smallest_rank, svd, tail_norms
+from .low_rank import LowRank
 from .matrix import StructuredMatrix
 from .toeplitz import Circulant, Hankel, SkewCirculant, Toeplitz
 

@@ -4,18 +4,17 @@ Van Loan and Pitsianis, "Approximation with Kronecker products" (1993): R(A) onl
 B ⊗ C to the rank-one matrix vec(B) vec(C)ᵀ, so the best sum of r products is the best rank-r approximation of R(A).
 """
 
-import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from . import _array, _check
 from ._array import Array
-from .basic import LowRank
 from .errors import ShapeError
 from .fit import Fit, as_target, check_tolerance, smallest_rank, svd, tail_norms
 from .kronecker import Kronecker, as_shapes, rearrange
-from .linalg import norm
+from .low_rank import LowRank
+from .rearranged import CHUNK, FromDense, FromLowRank, Pairs, Rearranged, Triplets, adjoint, conj
 from .separated import Separated
 
 __all__ = ["nearest_kronecker"]
@@ -23,10 +22,6 @@ __all__ = ["nearest_kronecker"]
 EXTRA = 8  # columns beyond the rank: with two power iterations within 1.003 of the optimum on a flat spectrum
 POWERS = 2
 SETTLED = 1e-4  # stop earlier when half an iteration gains less than this share of the squared error
-CHUNK = 2**15  # entries of R(M) that a residual forms at a time: 256 kB stay in the L2 cache
-
-Pairs = tuple[tuple[int, int], ...]
-Triplets = tuple[Array, Array, Array]  # U, s, V with R ≈ U diag(s) Vᵀ
 
 
 def nearest_kronecker(
@@ -81,16 +76,16 @@ def nearest_kronecker(
         return Fit(A, error, A.num_parameters, condition_number=1.0, optimal=optimal or error == 0.0)
 
 
-def _rearranged(M: Any, shapes: Any, where: str) -> tuple["_Rearranged", Pairs, tuple[int, int]]:
+def _rearranged(M: Any, shapes: Any, where: str) -> tuple["Rearranged", Pairs, tuple[int, int]]:
     """R(M / 2^k), the two shapes, and the powers of two that the two factors get back."""
     if isinstance(M, LowRank):
         pairs = _two(shapes, M.shape, where)
         U, k = as_target(M.U, where)
         V, l = as_target(M.V, where)
-        return _FromLowRank(U, V, pairs), pairs, (k, l)
+        return FromLowRank(U, V, pairs), pairs, (k, l)
     M, k = as_target(M, where)
     pairs = _two(shapes, tuple(M.shape), where)
-    return _FromDense(rearrange(M, pairs), pairs), pairs, (k // 2, k - k // 2)
+    return FromDense(rearrange(M, pairs), pairs), pairs, (k // 2, k - k // 2)
 
 
 def _two(shapes: Any, full: tuple[int, ...], where: str) -> Pairs:
@@ -116,157 +111,16 @@ def _assemble(U: Array, s: Array, V: Array, pairs: Pairs, exponents: tuple[int, 
     )
 
 
-# the rearranged matrix ----------------------------------------------------------------------------------------------------
-
-
-class _Rearranged(Protocol):
-    """R(M) as the fits see it."""
-
-    shape: tuple[int, int]
-    like: Array
-
-    @property
-    def norm(self) -> float: ...
-    def times(self, X: Array) -> Array: ...  # R X
-    def adjoint_times(self, Y: Array) -> Array: ...  # Rᴴ Y
-    def residual(self, U: Array, V: Array) -> float: ...  # ‖R − U Vᵀ‖_F, formed in chunks
-    def svd(self) -> Triplets: ...  # the full one
-
-
-class _FromDense:
-    """R(M) of a dense M, or a part of it."""
-
-    def __init__(self, R: Array, pairs: Pairs = ()) -> None:
-        self.like, self.shape, self.pairs = R, (int(R.shape[0]), int(R.shape[1])), pairs
-
-    @functools.cached_property
-    def norm(self) -> float:
-        return _norm(self._rows())
-
-    @functools.cached_property
-    def hermitian(self) -> bool:
-        """Whether M = Mᴴ and both factors are square; the first block decides most cases."""
-        if 0 in self.shape or any(m != n for m, n in self.pairs):
-            return False
-        xp, ((p, _), (q, _)) = _array.array_namespace(self.like), self.pairs
-        R = xp.reshape(self.like, (p, p, q, q))
-        return bool(xp.all(R[0, 0, :, :] == _adjoint(R[0, 0, :, :]))) and bool(
-            xp.all(_conj(xp.permute_dims(R, (1, 0, 3, 2))) == R)
-        )
-
-    def times(self, X: Array) -> Array:
-        return self.like @ X
-
-    def adjoint_times(self, Y: Array) -> Array:
-        return _conj(_array.array_namespace(Y).matrix_transpose(self.like) @ _conj(Y))
-
-    def _rows(self) -> Iterator[Array]:
-        step = max(1, CHUNK // max(1, self.shape[1]))
-        return (self.like[i : min(i + step, self.shape[0]), :] for i in range(0, self.shape[0], step))
-
-    def residual(self, U: Array, V: Array) -> float:
-        return _residual(self._rows(), U, V)
-
-    def svd(self) -> Triplets:
-        return svd(self.like)
-
-
-class _FromLowRank:
-    """R(U Vᵀ) = Σ_j U_j ⊗ V_j with U_j = mat(U[:, j]) m1×m2 and V_j = mat(V[:, j]) n1×n2, without forming it."""
-
-    def __init__(self, U: Array, V: Array, pairs: Pairs) -> None:
-        xp = _array.array_namespace(U)
-        ((m1, n1), (m2, n2)), r = pairs, U.shape[1]
-        self.U = xp.reshape(xp.matrix_transpose(U), (r, m1, m2))
-        self.V = xp.reshape(xp.matrix_transpose(V), (r, n1, n2))
-        self.like, self.shape = U, (m1 * n1, m2 * n2)
-        self.norm = _array.to_float(norm.rule(LowRank._of(U=U, V=V), "fro")) if r else 0.0
-
-    def times(self, X: Array) -> Array:
-        return _mode_products(self.U, self.V, X)
-
-    def adjoint_times(self, Y: Array) -> Array:
-        transpose = _array.array_namespace(Y).matrix_transpose
-        return _conj(_mode_products(transpose(self.U), transpose(self.V), _conj(Y)))
-
-    def residual(self, U: Array, V: Array) -> float:
-        m1, (n1, n2), m2 = self.U.shape[1], self.V.shape[1:], self.U.shape[2]
-        step = max(1, CHUNK // max(1, n1 * m2 * n2))
-        starts = range(0, m1, step)
-        return _residual((_kron_sum(self.U[:, i : min(i + step, m1), :], self.V) for i in starts), U, V)
-
-    def svd(self) -> Triplets:
-        """Of the core Σ_j (Q_aᴴ U_j conj(Q_c)) ⊗ (Q_bᴴ V_j conj(Q_d)), lifted back by Q_a ⊗ Q_b and Q_c ⊗ Q_d."""
-        xp = _array.array_namespace(self.U)
-        U, Qa, Qc = _compressed(self.U)
-        V, Qb, Qd = _compressed(self.V)
-        left, s, right = svd(_kron_sum(U, V))
-
-        def lift(P: Array, Q: Array, X: Array) -> Array:
-            Y = P @ xp.reshape(X, (P.shape[1], -1))
-            Y = Q @ xp.reshape(Y, (P.shape[0], Q.shape[1], X.shape[1]))
-            return xp.reshape(Y, (P.shape[0] * Q.shape[0], X.shape[1]))
-
-        return lift(Qa, Qb, left), s, lift(Qc, Qd, right)
-
-
-def _mode_products(U: Array, V: Array, X: Array) -> Array:
-    """Σ_j vec(U_j X V_jᵀ) for every column of X."""
-    xp = _array.array_namespace(X)
-    (r, m1, m2), (_, n1, n2), b = U.shape, V.shape, X.shape[1]
-    left = xp.reshape(U @ xp.reshape(X, (m2, n2 * b)), (r, m1, n2, b))
-    left = xp.reshape(xp.permute_dims(left, (1, 0, 2, 3)), (m1, r * n2, b))
-    right = xp.reshape(xp.permute_dims(V, (1, 0, 2)), (n1, r * n2))
-    return xp.reshape(right @ left, (m1 * n1, b))
-
-
-def _kron_sum(U: Array, V: Array) -> Array:
-    """Σ_j U_j ⊗ V_j, dense."""
-    xp = _array.array_namespace(U)
-    (r, a, b), (_, c, d) = U.shape, V.shape
-    product = xp.matrix_transpose(xp.reshape(U, (r, a * b))) @ xp.reshape(V, (r, c * d))
-    return xp.reshape(xp.permute_dims(xp.reshape(product, (a, b, c, d)), (0, 2, 1, 3)), (a * c, b * d))
-
-
-def _compressed(U: Array) -> Triplets:
-    """(Û, P, Q) with U_j = P Û_j Qᵀ for every j, P and Q with orthonormal columns."""
-    xp = _array.array_namespace(U)
-    r, m, n = U.shape
-    P = xp.linalg.qr(xp.reshape(xp.permute_dims(U, (1, 0, 2)), (m, r * n)))[0]
-    Q = xp.linalg.qr(xp.reshape(xp.permute_dims(U, (2, 0, 1)), (n, r * m)))[0]
-    return _adjoint(P) @ U @ _conj(Q), P, Q
-
-
-def _residual(rows: Iterator[Array], U: Array, V: Array) -> float:
-    """‖R − U Vᵀ‖_F for R given by consecutive blocks of rows."""
-    Vt = _array.array_namespace(V).matrix_transpose(V)
-
-    def differences() -> Iterator[Array]:
-        i = 0
-        for block in rows:
-            j = i + block.shape[0]
-            yield block - U[i:j, :] @ Vt
-            i = j
-
-    return _norm(differences())
-
-
-def _norm(blocks: Iterator[Array]) -> float:
-    """‖·‖_F of blocks of a matrix that is already scaled to 1."""
-    norms = [_array.to_float(_array.array_namespace(X).linalg.vector_norm(X)) for X in blocks]
-    return math.hypot(0.0, *norms)
-
-
 # singular triplets --------------------------------------------------------------------------------------------------------
 
 
-def _leading(R: _Rearranged, rank: int, rng: Any, exact: bool) -> tuple[Triplets, bool]:
+def _leading(R: Rearranged, rank: int, rng: Any, exact: bool) -> tuple[Triplets, bool]:
     """The leading triplets, and whether they are exact."""
     triplets, exact = _triplets(R, rank + EXTRA, rng, exact)
     return _first(triplets, rank), exact
 
 
-def _to_tolerance(R: _Rearranged, tol: float, rng: Any, exact: bool) -> tuple[Triplets, bool]:
+def _to_tolerance(R: Rearranged, tol: float, rng: Any, exact: bool) -> tuple[Triplets, bool]:
     """As many triplets as the tolerance asks for, from blocks that double."""
     block, scale = EXTRA, R.norm or 1.0
     while True:
@@ -279,16 +133,16 @@ def _to_tolerance(R: _Rearranged, tol: float, rng: Any, exact: bool) -> tuple[Tr
         block *= 2
 
 
-def _triplets(R: _Rearranged, block: int, rng: Any, exact: bool) -> tuple[Triplets, bool]:
+def _triplets(R: Rearranged, block: int, rng: Any, exact: bool) -> tuple[Triplets, bool]:
     """At least min(block, size) triplets, largest first, and whether they are those of the full SVD."""
-    if isinstance(R, _FromDense) and not _array.is_complex(R.like) and R.hermitian:
+    if isinstance(R, FromDense) and not _array.is_complex(R.like) and R.hermitian:
         return _symmetric_triplets(R, block, rng, exact)
     if exact or 4 * block > min(R.shape):
         return R.svd(), True
     return _block_power(R, block, rng), False
 
 
-def _block_power(R: _Rearranged, block: int, rng: Any) -> Triplets:
+def _block_power(R: Rearranged, block: int, rng: Any) -> Triplets:
     """Halko, Martinsson and Tropp (2011), algorithms 4.4 and 5.1: subspace iteration with Rayleigh–Ritz values."""
     xp = _array.array_namespace(R.like)
     Q = xp.linalg.qr(R.times(_array.normal(rng, (R.shape[1], block), R.like)))[0]
@@ -304,7 +158,7 @@ def _block_power(R: _Rearranged, block: int, rng: Any) -> Triplets:
         if power < POWERS:
             Q, T = xp.linalg.qr(R.times(W))
             before = _energy(xp.linalg.svdvals(T), block - EXTRA)
-    return Q @ _conj(Z), s, _conj(W)
+    return Q @ conj(Z), s, conj(W)
 
 
 def _energy(s: Array, rank: int) -> float:
@@ -324,21 +178,13 @@ def _phased(triplets: Triplets) -> Triplets:
     total = xp.sum(U, axis=0)
     size = xp.abs(total)
     phase = xp.where(size > 0, total / _array.astype(size, U.dtype), xp.ones_like(total))
-    return U * _conj(phase), s, V * phase
-
-
-def _conj(x: Array) -> Array:
-    return _array.array_namespace(x).conj(x) if _array.is_complex(x) else x
+    return U * conj(phase), s, V * phase
 
 
 # structure of the factors -------------------------------------------------------------------------------------------------
 
 
-def _adjoint(X: Array) -> Array:
-    return _conj(_array.array_namespace(X).matrix_transpose(X))
-
-
-def _symmetric_triplets(R: _FromDense, block: int, rng: Any, exact: bool) -> tuple[Triplets, bool]:
+def _symmetric_triplets(R: FromDense, block: int, rng: Any, exact: bool) -> tuple[Triplets, bool]:
     """For symmetric M: R(M) commutes with transposition, so it splits into a symmetric and a skew part.
 
     Each part is a matrix of half the size in the coordinates of its (i, j), i <= j: every singular vector is exactly
@@ -352,7 +198,7 @@ def _symmetric_triplets(R: _FromDense, block: int, rng: Any, exact: bool) -> tup
         cols = rows if p == q else _HalfSpace(q, sign, R.like)
         if 0 in (rows.dim, cols.dim):
             continue
-        part = _FromDense(_restrict(R.like, rows, cols, sign))
+        part = FromDense(_restrict(R.like, rows, cols, sign))
         if exact or 4 * block > min(part.shape):
             U, s, V = part.svd()
         else:
@@ -401,14 +247,14 @@ def _restrict(R: Array, rows: _HalfSpace, cols: _HalfSpace, sign: float) -> Arra
     return xp.concat(blocks, axis=0)
 
 
-def _inherit(R: _Rearranged, pairs: Pairs, U: Array, s: Array, V: Array) -> Triplets:
+def _inherit(R: Rearranged, pairs: Pairs, U: Array, s: Array, V: Array) -> Triplets:
     """One term of a dense M: |B| and |C|, of matrices where M is Hermitian, of entries where it is nonnegative.
 
     The leading term of a positive semidefinite or nonnegative M has them (Perron–Frobenius on R(M)), up to rounding
     and the error of the block. They replace the term where |<M, B ⊗ C>| does not fall; one alternating update then
     keeps the structure and gains.
     """
-    if not isinstance(R, _FromDense) or 0 in R.shape or not R.norm:
+    if not isinstance(R, FromDense) or 0 in R.shape or not R.norm:
         return U, s, V
     xp = _array.array_namespace(U)
     candidates: list[Callable[[Array], Array]] = [_matrix_abs] if R.hermitian else []
@@ -417,13 +263,13 @@ def _inherit(R: _Rearranged, pairs: Pairs, U: Array, s: Array, V: Array) -> Trip
     slack = 1 - 64 * _array.unit_roundoff(xp, U.dtype)
     for fn in candidates:
         B, C = (xp.reshape(fn(xp.reshape(X, p)), (-1, 1)) for X, p in zip((U, V), pairs, strict=True))
-        RC = R.times(_conj(C))
-        if _array.to_float(xp.abs(xp.sum(_conj(B) * RC))) >= slack * _array.to_float(s[0]):
+        RC = R.times(conj(C))
+        if _array.to_float(xp.abs(xp.sum(conj(B) * RC))) >= slack * _array.to_float(s[0]):
             break
     else:
         return U, s, V
     U = RC / _array.astype(_array.frobenius(RC), U.dtype)
-    V = _conj(R.adjoint_times(U))
+    V = conj(R.adjoint_times(U))
     if R.hermitian:
         U, V = (xp.reshape(_hermitian_part(xp.reshape(X, p)), (-1, 1)) for X, p in zip((U, V), pairs, strict=True))
     s = xp.reshape(_array.frobenius(V), (1,))
@@ -431,11 +277,11 @@ def _inherit(R: _Rearranged, pairs: Pairs, U: Array, s: Array, V: Array) -> Trip
 
 
 def _hermitian_part(B: Array) -> Array:
-    return (B + _adjoint(B)) / 2
+    return (B + adjoint(B)) / 2
 
 
 def _matrix_abs(B: Array) -> Array:
     """(BᴴB)^{1/2}, whatever the sign or phase of B."""
     _, s, V = svd(B)
     V = V * _array.astype(_array.array_namespace(B).sqrt(s), B.dtype)
-    return _conj(V) @ _array.array_namespace(V).matrix_transpose(V)
+    return conj(V) @ _array.array_namespace(V).matrix_transpose(V)

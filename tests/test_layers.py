@@ -19,6 +19,7 @@ LAYERS = {
     "matrix": (2, 0),
     "linalg": (2, 1),
     "basic": (3, 0),  # Dense and Identity serve the two families beside it
+    "low_rank": (3, 1),
     "kronecker": (3, 1),
     "toeplitz": (3, 1),
     "kronecker_sum": (3, 2),
@@ -26,7 +27,8 @@ LAYERS = {
     "displacement": (3, 2),
     "fit": (4, 0),
     "nearest": (4, 1),
-    "nearest_kronecker": (4, 1),
+    "rearranged": (4, 1),
+    "nearest_kronecker": (4, 2),
     "nearest_displacement": (4, 2),  # starts from the closed forms
     "approximate": (4, 3),
     "io": (5, 0),

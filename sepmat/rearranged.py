@@ -1,0 +1,166 @@
+"""The rearranged matrix R(M) of Van Loan and Pitsianis as the fits see it: products, residuals and a full SVD.
+
+Of a dense M it is a permuted copy; of a low-rank M = U Vᵀ it is never formed.
+"""
+
+import functools
+import math
+from collections.abc import Iterator
+from typing import Protocol
+
+from . import _array
+from ._array import Array
+from .fit import svd
+from .linalg import norm
+from .low_rank import LowRank
+
+CHUNK = 2**15  # entries of R(M) that a residual forms at a time: 256 kB stay in the L2 cache
+
+Pairs = tuple[tuple[int, int], ...]
+Triplets = tuple[Array, Array, Array]  # U, s, V with R ≈ U diag(s) Vᵀ
+
+
+class Rearranged(Protocol):
+    """R(M) as the fits see it."""
+
+    shape: tuple[int, int]
+    like: Array
+
+    @property
+    def norm(self) -> float: ...
+    def times(self, X: Array) -> Array: ...  # R X
+    def adjoint_times(self, Y: Array) -> Array: ...  # Rᴴ Y
+    def residual(self, U: Array, V: Array) -> float: ...  # ‖R − U Vᵀ‖_F, formed in chunks
+    def svd(self) -> Triplets: ...  # the full one
+
+
+class FromDense:
+    """R(M) of a dense M, or a part of it."""
+
+    def __init__(self, R: Array, pairs: Pairs = ()) -> None:
+        self.like, self.shape, self.pairs = R, (int(R.shape[0]), int(R.shape[1])), pairs
+
+    @functools.cached_property
+    def norm(self) -> float:
+        return _norm(self._rows())
+
+    @functools.cached_property
+    def hermitian(self) -> bool:
+        """Whether M = Mᴴ and both factors are square; the first block decides most cases."""
+        if 0 in self.shape or any(m != n for m, n in self.pairs):
+            return False
+        xp, ((p, _), (q, _)) = _array.array_namespace(self.like), self.pairs
+        R = xp.reshape(self.like, (p, p, q, q))
+        return bool(xp.all(R[0, 0, :, :] == adjoint(R[0, 0, :, :]))) and bool(
+            xp.all(conj(xp.permute_dims(R, (1, 0, 3, 2))) == R)
+        )
+
+    def times(self, X: Array) -> Array:
+        return self.like @ X
+
+    def adjoint_times(self, Y: Array) -> Array:
+        return conj(_array.array_namespace(Y).matrix_transpose(self.like) @ conj(Y))
+
+    def _rows(self) -> Iterator[Array]:
+        step = max(1, CHUNK // max(1, self.shape[1]))
+        return (self.like[i : min(i + step, self.shape[0]), :] for i in range(0, self.shape[0], step))
+
+    def residual(self, U: Array, V: Array) -> float:
+        return _residual(self._rows(), U, V)
+
+    def svd(self) -> Triplets:
+        return svd(self.like)
+
+
+class FromLowRank:
+    """R(U Vᵀ) = Σ_j U_j ⊗ V_j with U_j = mat(U[:, j]) m1×m2 and V_j = mat(V[:, j]) n1×n2, without forming it."""
+
+    def __init__(self, U: Array, V: Array, pairs: Pairs) -> None:
+        xp = _array.array_namespace(U)
+        ((m1, n1), (m2, n2)), r = pairs, U.shape[1]
+        self.U = xp.reshape(xp.matrix_transpose(U), (r, m1, m2))
+        self.V = xp.reshape(xp.matrix_transpose(V), (r, n1, n2))
+        self.like, self.shape = U, (m1 * n1, m2 * n2)
+        self.norm = _array.to_float(norm.rule(LowRank._of(U=U, V=V), "fro")) if r else 0.0
+
+    def times(self, X: Array) -> Array:
+        return _mode_products(self.U, self.V, X)
+
+    def adjoint_times(self, Y: Array) -> Array:
+        transpose = _array.array_namespace(Y).matrix_transpose
+        return conj(_mode_products(transpose(self.U), transpose(self.V), conj(Y)))
+
+    def residual(self, U: Array, V: Array) -> float:
+        m1, (n1, n2), m2 = self.U.shape[1], self.V.shape[1:], self.U.shape[2]
+        step = max(1, CHUNK // max(1, n1 * m2 * n2))
+        starts = range(0, m1, step)
+        return _residual((kron_sum(self.U[:, i : min(i + step, m1), :], self.V) for i in starts), U, V)
+
+    def svd(self) -> Triplets:
+        """Of the core Σ_j (Q_aᴴ U_j conj(Q_c)) ⊗ (Q_bᴴ V_j conj(Q_d)), lifted back by Q_a ⊗ Q_b and Q_c ⊗ Q_d."""
+        xp = _array.array_namespace(self.U)
+        U, Qa, Qc = _compressed(self.U)
+        V, Qb, Qd = _compressed(self.V)
+        left, s, right = svd(kron_sum(U, V))
+
+        def lift(P: Array, Q: Array, X: Array) -> Array:
+            Y = P @ xp.reshape(X, (P.shape[1], -1))
+            Y = Q @ xp.reshape(Y, (P.shape[0], Q.shape[1], X.shape[1]))
+            return xp.reshape(Y, (P.shape[0] * Q.shape[0], X.shape[1]))
+
+        return lift(Qa, Qb, left), s, lift(Qc, Qd, right)
+
+
+def _mode_products(U: Array, V: Array, X: Array) -> Array:
+    """Σ_j vec(U_j X V_jᵀ) for every column of X."""
+    xp = _array.array_namespace(X)
+    (r, m1, m2), (_, n1, n2), b = U.shape, V.shape, X.shape[1]
+    left = xp.reshape(U @ xp.reshape(X, (m2, n2 * b)), (r, m1, n2, b))
+    left = xp.reshape(xp.permute_dims(left, (1, 0, 2, 3)), (m1, r * n2, b))
+    right = xp.reshape(xp.permute_dims(V, (1, 0, 2)), (n1, r * n2))
+    return xp.reshape(right @ left, (m1 * n1, b))
+
+
+def kron_sum(U: Array, V: Array) -> Array:
+    """Σ_j U_j ⊗ V_j, dense."""
+    xp = _array.array_namespace(U)
+    (r, a, b), (_, c, d) = U.shape, V.shape
+    product = xp.matrix_transpose(xp.reshape(U, (r, a * b))) @ xp.reshape(V, (r, c * d))
+    return xp.reshape(xp.permute_dims(xp.reshape(product, (a, b, c, d)), (0, 2, 1, 3)), (a * c, b * d))
+
+
+def _compressed(U: Array) -> Triplets:
+    """(Û, P, Q) with U_j = P Û_j Qᵀ for every j, P and Q with orthonormal columns."""
+    xp = _array.array_namespace(U)
+    r, m, n = U.shape
+    P = xp.linalg.qr(xp.reshape(xp.permute_dims(U, (1, 0, 2)), (m, r * n)))[0]
+    Q = xp.linalg.qr(xp.reshape(xp.permute_dims(U, (2, 0, 1)), (n, r * m)))[0]
+    return adjoint(P) @ U @ conj(Q), P, Q
+
+
+def _residual(rows: Iterator[Array], U: Array, V: Array) -> float:
+    """‖R − U Vᵀ‖_F for R given by consecutive blocks of rows."""
+    Vt = _array.array_namespace(V).matrix_transpose(V)
+
+    def differences() -> Iterator[Array]:
+        i = 0
+        for block in rows:
+            j = i + block.shape[0]
+            yield block - U[i:j, :] @ Vt
+            i = j
+
+    return _norm(differences())
+
+
+def _norm(blocks: Iterator[Array]) -> float:
+    """‖·‖_F of blocks of a matrix that is already scaled to 1."""
+    norms = [_array.to_float(_array.array_namespace(X).linalg.vector_norm(X)) for X in blocks]
+    return math.hypot(0.0, *norms)
+
+
+def conj(x: Array) -> Array:
+    return _array.array_namespace(x).conj(x) if _array.is_complex(x) else x
+
+
+def adjoint(X: Array) -> Array:
+    return conj(_array.array_namespace(X).matrix_transpose(X))
