@@ -164,7 +164,8 @@ class Identity(StructuredMatrix):
         if not is_identity(other):
             return NotImplemented
         one = self.xp.ones((), dtype=self.dtype, device=self.device)
-        a, b = _array.promote(one, other.scale if isinstance(other, Scaled) else one)
+        other_one = self.xp.ones((), dtype=other.dtype, device=self.device)
+        a, b = _array.promote(one, other.scale if isinstance(other, Scaled) else other_one)
         return self._scale(a + b)
 
     def _block(self, rows: Sequence[int], cols: Sequence[int]) -> Array:
