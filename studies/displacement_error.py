@@ -191,7 +191,7 @@ def plot(numbers: dict[str, Any]) -> Any:
     for (left, right), (name, text) in zip(axes, TARGETS.items(), strict=True):
         c = numbers["left"][name]
         for key, words in (("low_rank", "rank r"), ("displacement", "W(G, H), r terms")):
-            look = _style.look(key, label=words)
+            look = _style.look(key, label=words, markersize=9 if key == "low_rank" else 7)
             left.plot(numbers["ranks"], c[key], **look)
             fresh = [(f["rank"], f[key]) for f in numbers["fresh"] if f["target"] == name]
             left.plot(*zip(*fresh, strict=True), "_", color=look["color"], alpha=0.6, markersize=10)
