@@ -4,6 +4,7 @@ python -m sepmat approximate FILE [--max-parameters N | --tol E] [--structures â
 """
 
 import argparse
+import importlib.util
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -72,11 +73,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def _approximate(args: argparse.Namespace) -> None:
     results: dict[str, tuple[tuple[int, int], list[Fit]]] = {}
+    bar = sys.stderr.isatty() and importlib.util.find_spec("tqdm") is not None
     for name, matrix in read_matrices(args.file, args.key):
         goal: dict[str, Any] = {"tol": args.tol}
         if args.tol is None:
             goal = {"max_parameters": args.max_parameters or max(1, matrix.size // 10)}
-        fits = approximate(matrix, **goal, structures=args.structures, seed=args.seed, progress=sys.stderr.isatty())
+        fits = approximate(matrix, **goal, structures=args.structures, seed=args.seed, progress=bar)
         shape = (int(matrix.shape[0]), int(matrix.shape[1]))
         results[name] = (shape, fits)
         wanted = ", ".join(f"{key.replace('_', '-')} {value}" for key, value in goal.items())

@@ -19,9 +19,11 @@ from .separated import Separated
 
 __all__ = ["nearest_kronecker"]
 
-EXTRA = 8  # columns beyond the rank: with two power iterations within 1.003 of the optimum on a flat spectrum
-POWERS = 2
-SETTLED = 1e-4  # stop earlier when half an iteration gains less than this share of the squared error
+EXTRA = 8  # columns beyond the rank
+POWERS = 12  # power iterations at most
+# Settled when half an iteration gains less than this share of the squared error, less the more of the spectrum the
+# block holds: within 1.003 of the optimum on a flat spectrum, after 2 iterations where the block is small.
+SETTLED = 1.3e-3
 
 
 def nearest_kronecker(
@@ -38,7 +40,7 @@ def nearest_kronecker(
     1 by default, at most min(m1 n1, m2 n2); or tol: the block grows (16, 24, 40, … columns) until the relative error
     is at most tol, so the number of terms is the smallest, up to what the error of the block costs (rarely one).
 
-    Default: block power on R(M), 8 extra columns and 2 power iterations, at O(rank m n): within 1.003 of the optimum
+    Default: block power on R(M), 8 extra columns, 2 or more power iterations, O(rank m n): within 1.003 of the optimum
     even for a flat spectrum, and to the last digits where the singular values decay. exact=True, or a block of
     more than a quarter of R(M): the full SVD, and Fit.optimal. (Of U Vᵀ: the SVD of the core that is left after
     orthogonal compression of [U_1 … U_r] and [V_1 … V_r]; it is small where r m2 < m1 or r m1 < m2.)
@@ -137,7 +139,7 @@ def _triplets(R: Rearranged, block: int, rng: Any, exact: bool) -> tuple[Triplet
     """At least min(block, size) triplets, largest first, and whether they are those of the full SVD."""
     if isinstance(R, FromDense) and not _array.is_complex(R.like) and R.hermitian:
         return _symmetric_triplets(R, block, rng, exact)
-    if exact or 4 * block > min(R.shape):
+    if exact or 4 * block >= min(R.shape):
         return R.svd(), True
     return _block_power(R, block, rng), False
 
@@ -147,11 +149,12 @@ def _block_power(R: Rearranged, block: int, rng: Any) -> Triplets:
     xp = _array.array_namespace(R.like)
     Q = xp.linalg.qr(R.times(_array.normal(rng, (R.shape[1], block), R.like)))[0]
     before, floor = None, 16 * _array.unit_roundoff(xp, Q.dtype)
+    settled = SETTLED * (1 - 4 * block / min(R.shape))
     for power in range(POWERS + 1):
         W, s, Z = svd(R.adjoint_times(Q))  # Rᴴ Q = W diag(s) Zᵀ, so R ≈ Q conj(Z) diag(s) Wᴴ
         captured = _energy(s, block - EXTRA)
         if before is not None and (
-            captured - before <= SETTLED * (R.norm**2 - captured)
+            captured - before <= settled * (R.norm**2 - captured)
             or _array.to_float(s[-1]) <= floor * _array.to_float(s[0])  # nothing is left outside the block
         ):
             break
@@ -199,7 +202,7 @@ def _symmetric_triplets(R: FromDense, block: int, rng: Any, exact: bool) -> tupl
         if 0 in (rows.dim, cols.dim):
             continue
         part = FromDense(_restrict(R.like, rows, cols, sign))
-        if exact or 4 * block > min(part.shape):
+        if exact or 4 * block >= min(part.shape):
             U, s, V = part.svd()
         else:
             (U, s, V), all_exact = _block_power(part, block, rng), False
