@@ -6,6 +6,7 @@ on NumPy, CuPy, array-api-strict and torch. What the standard does not have stan
 
 import contextlib
 import math
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -112,14 +113,17 @@ def promote(*arrays: Array) -> tuple[Array, ...]:
 
 
 def as_dtype(xp: Namespace, dtype: Any) -> Any:
-    """The dtype object of a namespace for a dtype, a scalar type or a name ("float32")."""
-    if isinstance(dtype, str):
-        dtype = getattr(xp, dtype, dtype)
+    """The floating point dtype of a namespace that a dtype, a scalar type or a name ("float32") means, else None."""
     if dtype is float or dtype is complex:
-        return xp.float64 if dtype is float else xp.complex128
-    if library(xp.empty((0,))) == "numpy":
-        return np.dtype(dtype)
-    return dtype
+        dtype = "float64" if dtype is float else "complex128"
+    name = dtype if isinstance(dtype, str) else getattr(dtype, "__name__", None) or dtype_name(dtype)
+    known = ["float32", "float64", "complex64", "complex128"]
+    if hasattr(xp, "bfloat16"):  # torch computes in half precision, the others do not
+        known += ["float16", "bfloat16"]
+    if name not in known:
+        return None
+    found = getattr(xp, name)
+    return np.dtype(found) if isinstance(found, type) and issubclass(found, np.generic) else found
 
 
 # values ---------------------------------------------------------------------------------------------------------------
@@ -137,7 +141,8 @@ def to_float(x: Array) -> float:
 def to_numpy(x: Array) -> Any:
     """A NumPy copy or view of any array, wherever it lives."""
     if is_torch(x):
-        return x.detach().cpu().resolve_conj().numpy()
+        x = x.detach().cpu().resolve_conj()
+        return x.float().numpy() if is_half(x.dtype) else x.numpy()  # NumPy has no bfloat16
     return x.get() if is_cupy(x) else np.asarray(x)
 
 
@@ -162,7 +167,7 @@ def versions(arrays: Iterable[Array]) -> tuple[int, ...] | None:
     found = []
     for a in arrays:
         if is_torch(a):
-            if a.requires_grad or a.is_inference():
+            if a.requires_grad or a.is_inference() or sys.modules["torch"].is_inference_mode_enabled():
                 return None
             found.append(a._version)
     return tuple(found)
@@ -192,18 +197,18 @@ def _binade(size: Array) -> Array:
     return xp.pow(xp.asarray(2.0, dtype=size.dtype, device=device(size)), exponent)
 
 
-def ldexp(x: Array, exponent: int | None) -> Array:
-    """x 2^exponent, exactly, in steps that stay inside the range of the dtype; None is 0."""
-    step = 1000 if itemsize(x.dtype) >= 8 and dtype_name(x.dtype) != "complex64" else 100
+def _range(dtype: Any) -> int:
+    """Powers of two that numbers of a dtype hold with room to spare."""
+    return {"float64": 900, "complex128": 900, "float16": 12}.get(dtype_name(dtype), 100)
+
+
+def ldexp(x: Array, exponent: int) -> Array:
+    """x 2^exponent, exactly, in steps that stay inside the range of the dtype."""
+    step = _range(x.dtype)
     while exponent:
         part = max(-step, min(step, exponent))
         x, exponent = x * 2.0**part, exponent - part
     return x
-
-
-def safe_exponent(dtype: Any) -> int:
-    """Powers of two that several factors may reach before their product needs care: 2^64 in float64, 2^16 in float32."""
-    return 64 if dtype_name(dtype) in ("float64", "complex128") else 16
 
 
 def exponent(x: Array) -> int:
@@ -211,18 +216,47 @@ def exponent(x: Array) -> int:
     return round(math.log2(to_float(power_of_two(x))))
 
 
-def balanced(arrays: Sequence[Array]) -> tuple[tuple[Array, ...], int | None]:
-    """Arrays whose product is wanted, divided by powers of two, and the exponent that the product still needs.
+def balanced(stacks: Sequence[Array], beyond: int | None = None) -> tuple[tuple[Array, ...], int]:
+    """Stacks of arrays, of which slice l of each is multiplied with slice l of the others, with even exponents.
 
-    None, and the arrays as they are, where all of them are near 1 or a gradient is required.
+    A factor of 1e200 beside one of 1e-200 makes products leave the range on the way to a result that is in it. Every
+    slice is multiplied by a power of two so that all its partners share their common exponent; what that share
+    cannot hold is returned, and the product still needs it. Nothing changes where partial products stay within
+    2^±beyond (450 in float64, 50 in float32: room for a vector of 1e±150), nor where a gradient is required.
     """
-    arrays = tuple(arrays)
-    if any(is_torch(a) and a.requires_grad for a in arrays):
-        return arrays, None
-    exponents = [exponent(a) for a in arrays]
-    if all(abs(k) <= safe_exponent(a.dtype) for k, a in zip(exponents, arrays, strict=True)):
-        return arrays, None
-    return tuple(ldexp(a, -k) for a, k in zip(arrays, exponents, strict=True)), sum(exponents)
+    stacks = tuple(stacks)
+    if any(is_torch(a) and a.requires_grad for a in stacks) or not all(a.shape[0] for a in stacks):
+        return stacks, 0
+    limit = _range(stacks[0].dtype)
+    beyond = limit // 2 if beyond is None else beyond
+    exponents = np.stack([np.log2(to_numpy(_slice_sizes(a))) for a in stacks])
+    if np.all(np.sum(np.abs(exponents), axis=0) + np.abs(np.sum(exponents, axis=0)) <= 2 * beyond):
+        return stacks, 0
+    total = np.sum(exponents, axis=0)
+    share = np.clip(total, -limit, limit)
+    targets = np.floor(share / len(stacks)) * np.ones_like(exponents)
+    left = int(np.max(total - share))
+    targets[0] += share - np.sum(targets, axis=0) + (total - share - left)
+    return tuple(_shifted(a, t - k) for a, t, k in zip(stacks, targets, exponents, strict=True)), left
+
+
+def _slice_sizes(stack: Array) -> Array:
+    """power_of_two of every slice along the first axis."""
+    xp = array_namespace(stack)
+    count = stack.shape[0]
+    return power_of_two(xp.reshape(stack, (count, math.prod(stack.shape[1:]))), axis=1)[:, 0]
+
+
+def _shifted(stack: Array, exponents: Any) -> Array:
+    """Slice l times 2^exponents[l], in steps that stay in the range of the dtype."""
+    xp = array_namespace(stack)
+    step = _range(stack.dtype)
+    while np.any(exponents):
+        part = np.clip(exponents, -step, step)
+        two = xp.asarray(2.0**part, dtype=real_dtype(xp, stack.dtype), device=device(stack))
+        stack = stack * astype(xp.reshape(two, (-1, *[1] * (stack.ndim - 1))), stack.dtype)
+        exponents = exponents - part
+    return stack
 
 
 def scaled_product(values: Iterable[Array]) -> Array:

@@ -23,6 +23,7 @@ from .errors import (
 DENSE_LIMIT = 2**30  # bytes that to_dense and blocks may take unless told otherwise
 PRODUCT_LIMIT = 2**35  # bytes that one intermediate of a product may take
 LARGEST_INDEX = 2**63 - 1
+LEAST_SQUARES = "Use numpy.linalg.lstsq(A.to_dense(), b), or scipy.sparse.linalg.lsmr(A, b)"
 
 _NATIVE = {np.dtype(name) for name in ("float32", "float64", "complex64", "complex128")}  # need no further look
 _SCALARS = (bool, int, float, complex)
@@ -58,10 +59,15 @@ def _raw(x: Any, where: str, name: str, like: Array | None) -> Array:
         raise DTypeError(
             where, name, f"a masked array ({masked} entries are masked)", "a plain array", "Use .filled(value)"
         )
+    if hasattr(x, "to_dense") and hasattr(x, "num_parameters"):
+        got = f"a structured matrix, {x!r}"
+        raise DTypeError(where, name, got, "an array", "Use A.to_dense() if the dense matrix is wanted")
+    if getattr(x, "is_sparse", False) is True:
+        raise DTypeError(where, name, "a sparse tensor", "a dense array", "Use .to_dense()")
     if hasattr(x, "toarray") and hasattr(x, "nnz"):
         raise DTypeError(where, name, f"a sparse {type(x).__name__}", "a dense array", "Use .toarray()")
-    if not _array.is_array(x):
-        if isinstance(x, (str, bytes)) or not (isinstance(x, (Sequence, *_SCALARS)) or hasattr(x, "__array__")):
+    if not _array.is_array(x) or isinstance(x, type):
+        if isinstance(x, (str, bytes, type)) or not (isinstance(x, (Sequence, *_SCALARS)) or hasattr(x, "__array__")):
             raise DTypeError(
                 where,
                 name,
@@ -74,6 +80,9 @@ def _raw(x: Any, where: str, name: str, like: Array | None) -> Array:
             raise ShapeError(
                 where, name, f"ragged: rows have lengths {lengths}", "rows of one length", "Pad or cut the rows"
             )
+        if isinstance(x, Sequence) and any(_array.is_array(row) and not _array.is_numpy(row) for row in x):
+            kind = next(_array.library(row) for row in x if _array.is_array(row) and not _array.is_numpy(row))
+            raise DTypeError(where, name, f"a list of {kind} arrays", "one array", "Stack them first")
         x = np.asarray(x)
         if x.dtype.kind not in "biufc":
             raise DTypeError(where, name, f"dtype {x.dtype}", "numbers", "Convert it to float64 yourself")
@@ -122,13 +131,18 @@ def _ragged(x: Any) -> str:
     """The differing lengths of nested sequences ("2, 3"), or an empty string."""
     if not isinstance(x, Sequence) or isinstance(x, (str, bytes)):
         return ""
-    nested = [isinstance(row, Sequence) and not isinstance(row, (str, bytes)) for row in x]
-    if not any(nested):
+    lengths = [_length(row) for row in x]
+    if all(length == "scalar" for length in lengths):
         return ""
-    lengths = [str(len(row)) if is_row else "scalar" for row, is_row in zip(x, nested, strict=True)]
     if len(set(lengths)) > 1:
         return ", ".join(dict.fromkeys(lengths))
     return next((inner for row in x if (inner := _ragged(row))), "")
+
+
+def _length(row: Any) -> str:
+    if isinstance(row, Sequence) and not isinstance(row, (str, bytes)):
+        return str(len(row))
+    return str(row.shape[0]) if isinstance(row, np.ndarray) and row.ndim else "scalar"
 
 
 def _exact(xp: Any, x: Array, wide: Array, where: str, name: str) -> None:
@@ -169,7 +183,7 @@ def same_place(where: str, named: Iterable[tuple[str, Array]]) -> None:
         if _array.library(a) != _array.library(b):
             advice = "Convert one of them explicitly"
             if _array.is_torch(b) and b.requires_grad:
-                advice = "Build the matrix from torch tensors (see sepmat.nn), so that gradients flow"
+                advice = "Build the matrix from torch tensors, so that gradients flow"
             raise DTypeError(
                 where,
                 name,
@@ -265,10 +279,15 @@ def as_scalar(s: Any, where: str, like: Array, dtype: Any) -> Array:
     """A 0-d array like another one: Python and NumPy scalars adapt to the dtype, complex ones widen it."""
     xp = _array.array_namespace(like)
     if isinstance(s, numbers.Complex):
-        value = float(s) if isinstance(s, numbers.Real) else complex(s)
+        try:
+            value = float(s) if isinstance(s, numbers.Real) else complex(s)
+        except OverflowError:
+            raise ArgumentError(
+                where, "s", "an integer beyond the range", "a number up to 1.8e308", "Use floats"
+            ) from None
         dtype = _array.complex_dtype(xp, dtype) if isinstance(value, complex) else dtype
         return xp.asarray(value, dtype=dtype, device=_array.device(like))
-    s = as_array(s, where, "s", like=like)
+    s = as_array(s, where, "s", like=like, keep=True)
     if s.ndim:
         advice = "Use A @ x for the product, or sm.Diagonal(s) @ A"
         raise DTypeError(where, "s", f"an array of shape {tuple(s.shape)}", "a number", advice)
@@ -278,7 +297,12 @@ def as_scalar(s: Any, where: str, like: Array, dtype: Any) -> Array:
 def as_indices(index: Any, n: int, name: str) -> Sequence[int]:
     """Indices from 0 to n - 1 from a slice, an integer or a sequence of integers; negative ones count from the end."""
     if isinstance(index, slice):
-        return range(*index.indices(n))
+        try:
+            return range(*index.indices(n))
+        except (TypeError, ValueError):
+            raise DTypeError(
+                "block", name, repr(index), "a slice of integers, step not 0", "Use i:k or i:k:step"
+            ) from None
     if isinstance(index, range) and (not index or (0 <= index[0] < n and 0 <= index[-1] < n)):
         return index
     values: Sequence[Any] = index.tolist() if hasattr(index, "tolist") else index
@@ -349,9 +373,7 @@ def as_shape(shape: Any, where: str, name: str = "shape") -> tuple[int, int]:
 def check_square(shape: tuple[int, int], where: str, name: str = "A") -> int:
     """The size of a square matrix."""
     if shape[0] != shape[1]:
-        raise ShapeError(
-            where, name, f"{shape[0]}×{shape[1]}", "a square matrix", "Use lstsq() for rectangular systems"
-        )
+        raise ShapeError(where, name, f"{shape[0]}×{shape[1]}", "a square matrix", LEAST_SQUARES)
     return shape[0]
 
 
@@ -363,12 +385,13 @@ def check_rcond(rcond: float, n: int, u: float, where: str, name: str) -> None:
             name,
             f"singular: rcond {rcond:.1e} < n u = {n * u:.1e}",
             "a matrix that is not singular to its precision",
-            "Use lstsq(), or add a multiple of the identity",
+            "Use numpy.linalg.lstsq(A.to_dense(), b), or add s * Identity(n)",
         )
 
 
 def check_bytes(shape: Sequence[int], itemsize: int, limit: int, where: str, advice: str) -> None:
     """Refuse an array that is larger than the limit, before it is allocated."""
+    limit = as_integer(limit, where, "max_bytes", minimum=0)
     needed = math.prod(shape) * itemsize
     if needed > limit:
         raise SizeLimitError(

@@ -6,7 +6,7 @@ from typing import Any
 
 from . import _array, _check
 from ._array import Array
-from .errors import BackendError
+from .errors import BackendError, DTypeError
 from .fit import Fit, as_target, check_tolerance
 from .nearest import nearest_circulant, nearest_hankel, nearest_low_rank, nearest_skew_circulant, nearest_toeplitz
 from .nearest_displacement import fit_displacement
@@ -160,6 +160,8 @@ def approximate(
         u = _array.unit_roundoff(_array.array_namespace(M), M.dtype)
         goal = Goal(M.shape[0] * M.shape[1] - 1, max(u, check_tolerance(tol, M, where)), seed)
     names = STRUCTURES if structures is None else [structures] if isinstance(structures, str) else structures
+    if not isinstance(names, Iterable):
+        raise DTypeError(where, "structures", repr(names), "a list of names", f"Choose from {', '.join(STRUCTURES)}")
     names = [_check.as_choice(name, list(STRUCTURES), where, "structures") for name in names]
     candidates = [fit for name in dict.fromkeys(names) for fit in STRUCTURES[name](M, goal)]
     fits = (candidate() for candidate in (_bar(candidates) if progress else candidates))

@@ -50,7 +50,7 @@ def shift(n: int, f: float = 1, like: Any = None) -> StructuredMatrix:
 def displacement(M: Any, f: float = 1, g: float = -1) -> Array:
     """∇(M) = Z_f M - M Z_g of a square dense matrix, by shifting its rows and columns: 2 n² operations.
 
-    A structured M is taken in its dense form, within the limit of to_dense. Raises ArgumentError for f = g, where ∇ is
+    Raises ArgumentError for f = g, where ∇ is
     singular; otherwise ∇(M) determines M (for f = 1, g = -1 with condition 1 / sin(π / 2n)).
 
     >>> import sepmat as sm
@@ -95,7 +95,7 @@ def displacement_rank(M: Any, tol: float | None = None) -> int:
 
 
 def _as_square(M: Any, where: str) -> Array:
-    M = _check.as_array(M.to_dense() if isinstance(M, StructuredMatrix) else M, where, "M", 2)
+    M = _check.as_array(M, where, "M", 2)
     if M.shape[0] != M.shape[1]:
         raise ShapeError(where, "M", f"shape {tuple(M.shape)}", "a square matrix", "Pad it by zeros to a square")
     return M
@@ -165,18 +165,19 @@ class LowDisplacementRank(StructuredMatrix):
         return int(self.g.shape[1])
 
     def _apply(self, x: Array, axis: int) -> Array:
-        outer, inner = self._remember("spectra", self._spectra)
-        return fourier.convolve_twice(outer, inner, x, self.corner[0], axis)
+        outer, inner, e = self._remember("spectra", self._spectra)
+        return _array.ldexp(fourier.convolve_twice(outer, inner, x, self.corner[0], axis), e)
 
-    def _spectra(self) -> tuple[fourier.Spectrum, fourier.Spectrum]:
+    def _spectra(self) -> tuple[fourier.Spectrum, fourier.Spectrum, int]:
         xp, N = self.xp, self.g.shape[0]
-        g, h = xp.matrix_transpose(self.g), xp.matrix_transpose(self.h)
+        # one power of two serves all terms of a spectrum, so the two vectors of a term share their exponent first
+        (g, h), e = _array.balanced((xp.matrix_transpose(self.g), xp.matrix_transpose(self.h)), beyond=0)
         if not self.transposed:
-            return fourier.spectrum(g, N), fourier.spectrum(h, N, skew=True)
+            return fourier.spectrum(g, N), fourier.spectrum(h, N, skew=True), e
         k = min(1, N)  # the first columns of the transposes
         g = xp.concat((g[:, :k], xp.flip(g[:, k:], axis=1)), axis=1)
         h = xp.concat((h[:, :k], -xp.flip(h[:, k:], axis=1)), axis=1)
-        return fourier.spectrum(h, N, skew=True), fourier.spectrum(g, N)
+        return fourier.spectrum(h, N, skew=True), fourier.spectrum(g, N), e
 
     def _transpose(self) -> "LowDisplacementRank":
         return self._of(g=self.g, h=self.h, corner=self.corner[::-1], transposed=not self.transposed)
@@ -303,8 +304,9 @@ def _gram_norm(A: LowDisplacementRank) -> Array | None:
     A circulant times a skew-circulant, of first columns a and b, has the trace Σ_d (N - 2d) a[-d mod N] b[d].
     """
     xp, N = A.xp, A.g.shape[0]
-    g, *scales_g = _near_one(xp.matrix_transpose(A.g))
-    h, *scales_h = _near_one(xp.matrix_transpose(A.h))
+    (g, h), e = _array.balanced((xp.matrix_transpose(A.g), xp.matrix_transpose(A.h)), beyond=0)
+    g, *scales_g = _near_one(g)
+    h, *scales_h = _near_one(h)
     S, T = fourier.spectrum(g, N), fourier.spectrum(h, N, skew=True)
     weights = xp.asarray([float(N - 2 * d) for d in range(N)], dtype=_array.real_dtype(xp, A.dtype), device=A.device)
     gg, hh = (xp.sqrt(xp.sum(xp.abs(_array.stop_gradient(v)) ** 2, axis=1)) for v in (g, h))
@@ -320,7 +322,7 @@ def _gram_norm(A: LowDisplacementRank) -> Array | None:
     square = xp.real(total) if A._is_complex else total
     if not _array.to_float(square) > 1e-3 * _array.to_float(size):
         return None
-    return fourier.rescale(xp.sqrt(square), *scales_g, *scales_h)
+    return _array.ldexp(fourier.rescale(xp.sqrt(square), *scales_g, *scales_h), e)
 
 
 def _near_one(x: Array) -> tuple[Array, Array, Array]:

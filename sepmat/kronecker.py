@@ -63,12 +63,8 @@ class Kronecker(StructuredMatrix):
         return tuple(as_operator(F) for F in self.factors)
 
     def _apply(self, x: Array, axis: int) -> Array:
-        # factors such as 1e200, 1e200, 1e-300: the product is in range, what stands between may not be
         factors, e = self._remember("balanced", lambda: _balanced(self.factors))
-        if e is None:
-            return apply_factors(factors, x, axis)
-        k = _array.exponent(x)
-        return _array.ldexp(apply_factors(factors, _array.ldexp(x, -k), axis), e + k)
+        return _array.ldexp(apply_factors(factors, x, axis), e)
 
     def _transpose(self) -> StructuredMatrix:
         return self._each(lambda A: A.T)
@@ -83,15 +79,18 @@ class Kronecker(StructuredMatrix):
         return NotImplemented
 
     def _scale(self, s: Array) -> StructuredMatrix:
-        first, *rest = self.operators
-        return Kronecker._of(factors=same_dtype([as_factor(A) for A in (first._scale(s), *rest)]))
+        # into the smallest factor: 1e200 (A ⊗ B) is in range where 1e200 A may not be
+        operators = list(self.operators)
+        i = min(range(len(operators)), key=lambda k: sum(map(_array.exponent, operators[k].arrays())))
+        operators[i] = operators[i]._scale(s)
+        return Kronecker._of(factors=same_dtype([as_factor(A) for A in operators]))
 
     def _block(self, rows: Sequence[int], cols: Sequence[int]) -> Array:
-        blocks, e = _array.balanced(digit_blocks(self.operators, rows, cols))
+        blocks, e = _balanced(digit_blocks(self.operators, rows, cols))
         return _array.ldexp(functools.reduce(lambda P, B: P * B, blocks), e)
 
     def _to_dense(self) -> Array:
-        dense, e = _array.balanced([A._to_dense() for A in self.operators])
+        dense, e = _balanced([A._to_dense() for A in self.operators])
         total = dense[0]
         for D in dense[1:]:
             (a, b), (m, n) = total.shape, D.shape
@@ -157,10 +156,12 @@ def describe(F: Factor) -> str:
     return F._name() if isinstance(F, StructuredMatrix) else f"{F.shape[0]}×{F.shape[1]}"
 
 
-def _balanced(factors: Sequence[Factor]) -> tuple[tuple[Factor, ...], int | None]:
+def _balanced(factors: Sequence[Factor]) -> tuple[tuple[Factor, ...], int]:
+    """The factors with even exponents (`_array.balanced`), where all of them are arrays."""
     if any(isinstance(F, StructuredMatrix) for F in factors):
-        return tuple(factors), None
-    return _array.balanced(factors)
+        return tuple(factors), 0
+    stacks, e = _array.balanced([F[None, ...] for F in factors])
+    return tuple(F[0, ...] for F in stacks), e
 
 
 def apply_factors(factors: Sequence[Factor], x: Array, axis: int, before: int = 1, after: int = 1) -> Array:
@@ -224,6 +225,7 @@ def rearrange(A: Any, shapes: Sequence[tuple[int, int]]) -> Array:
 def rearrange_back(R: Any, shapes: Sequence[tuple[int, int]]) -> Array:
     """The matrix A with rearrange(A, shapes) = R."""
     R = _check.as_array(R, "rearrange_back", "R")
+    shapes = _pairs(shapes, "rearrange_back")
     expected = tuple(m * n for m, n in shapes)
     if tuple(R.shape) != expected:
         raise ShapeError("rearrange_back", "R", f"shape {tuple(R.shape)}", f"{expected}", "Its axes are m_i n_i")
@@ -235,9 +237,7 @@ def rearrange_back(R: Any, shapes: Sequence[tuple[int, int]]) -> Array:
 
 def as_shapes(shapes: Any, full: tuple[int, ...], where: str) -> tuple[tuple[int, int], ...]:
     """Factor shapes that multiply to the full shape."""
-    if not isinstance(shapes, (tuple, list)) or not shapes:
-        raise ShapeError(where, "shapes", repr(shapes), "pairs ((m1, n1), (m2, n2), …)", "One pair for each factor")
-    pairs = tuple(_check.as_shape(s, where, f"shapes[{i}]") for i, s in enumerate(shapes))
+    pairs = _pairs(shapes, where)
     for axis, word in ((0, "rows"), (1, "columns")):
         sizes = [p[axis] for p in pairs]
         if math.prod(sizes) != full[axis]:
@@ -247,6 +247,12 @@ def as_shapes(shapes: Any, full: tuple[int, ...], where: str) -> tuple[tuple[int
                 where, "shapes", got, f"sizes that multiply to {full}", f"Divisors of {full[axis]}: {divisors}"
             )
     return pairs
+
+
+def _pairs(shapes: Any, where: str) -> tuple[tuple[int, int], ...]:
+    if not isinstance(shapes, (tuple, list)) or not shapes:
+        raise ShapeError(where, "shapes", repr(shapes), "pairs ((m1, n1), (m2, n2), …)", "One pair for each factor")
+    return tuple(_check.as_shape(s, where, f"shapes[{i}]") for i, s in enumerate(shapes))
 
 
 # Kronecker --------------------------------------------------------------------------------------------------------------
@@ -321,7 +327,7 @@ def _(A: Kronecker) -> Array:
 def _(A: Kronecker) -> Array:
     xp = A.xp
     if _all_square(A):
-        return outer("diagonal", [diagonal.rule(B) for B in A.operators], lambda x, y: x * y)
+        return _outer_product("diagonal", [diagonal.rule(B) for B in A.operators])
     k = min(A.shape)
     _check.check_bytes((k,), _array.itemsize(A.dtype), _check.DENSE_LIMIT, "diagonal", "Read entries with A[i, i]")
     entries = [A._block([i], [i]) for i in range(k)]
@@ -340,16 +346,21 @@ def _(A: Kronecker, ord: Any) -> Array:
 def _(A: Kronecker) -> Array:
     if not _all_square(A):
         raise eigvals.unsupported(A, "rectangular factors have no closed form")
-    return outer("eigvals", [eigvals.rule(B) for B in A.operators], lambda x, y: x * y)
+    return _outer_product("eigvals", [eigvals.rule(B) for B in A.operators])
 
 
 @svdvals.register
 def _(A: Kronecker) -> Array:
     """All products of the factors' singular values, padded with zeros to min(m, n)."""
     xp = A.xp
-    values = outer("svdvals", [svdvals.rule(B) for B in A.operators], lambda x, y: x * y)
+    values = _outer_product("svdvals", [svdvals.rule(B) for B in A.operators])
     zeros = xp.zeros((min(A.shape) - values.shape[0],), dtype=values.dtype, device=A.device)
     return xp.concat((xp.sort(values, descending=True), zeros))
+
+
+def _outer_product(where: str, vectors: Sequence[Array]) -> Array:
+    balanced, e = _balanced(vectors)
+    return _array.ldexp(outer(where, balanced, lambda x, y: x * y), e)
 
 
 def outer(where: str, vectors: Sequence[Array], combine: Callable[[Array, Array], Array]) -> Array:

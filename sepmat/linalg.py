@@ -85,8 +85,12 @@ class OpenFunction:
         return found(A, *args)
 
     def unsupported(self, A: StructuredMatrix, why: str = "no rule that keeps the structure") -> UnsupportedError:
-        can = ", ".join(sorted(c.__name__ for c in self.rules)) or "no class yet"
-        return UnsupportedError(self.__name__, "A", f"{why} for {A._name()}", f"one of {can}", self._two_ways)
+        can = (
+            "one of " + ", ".join(sorted(c.__name__ for c in self.rules))
+            if self.rules
+            else "a class with a rule: none yet"
+        )
+        return UnsupportedError(self.__name__, "A", f"{why} for {A._name()}", can, self._two_ways)
 
     __name__: str
 
@@ -110,8 +114,7 @@ def solve(A: StructuredMatrix, b: Any) -> Array:
     array([1. , 0.5])
     """
     b = _check.as_array(b, "solve", "b", like=A.arrays()[0])
-    if A.shape[0] != A.shape[1]:
-        raise ShapeError("solve", "A", f"{A.shape[0]}×{A.shape[1]}", "a square matrix", "Use lstsq()")
+    _check.check_square(A.shape, "solve")
     if b.ndim not in (1, 2) or b.shape[0] != A.shape[0]:
         raise ShapeError(
             "solve", "b", f"shape {tuple(b.shape)}", f"({A.shape[0]},) or ({A.shape[0]}, k)", "Check the sizes"
@@ -130,7 +133,7 @@ def inverse(A: StructuredMatrix) -> StructuredMatrix:
     return inverse.rule(_checked(A, "inverse"))
 
 
-@open_function("Use numpy.linalg.lstsq(A.to_dense(), b), or scipy.sparse.linalg.lsmr(A, b)")
+@open_function(_check.LEAST_SQUARES)
 def lstsq(A: StructuredMatrix, b: Any) -> Array:
     """The least-squares solution of A x ≈ b. No class has a rule yet."""
     return lstsq.rule(A, _check.as_array(b, "lstsq", "b", like=A.arrays()[0]))
@@ -168,10 +171,9 @@ def norm(A: StructuredMatrix, ord: Any = "fro") -> Array:
     Which of them a class offers is in the capability table; no Frobenius norm is computed from Gram matrices where
     that would cost digits.
     """
-    if isinstance(ord, str):
-        _check.as_choice(ord, ("fro", "nuc"), "norm", "ord")
-    elif ord not in (1, 2, float("inf")):
-        raise ArgumentError("norm", "ord", repr(ord), "'fro', 'nuc', 1, 2 or inf", "Did you mean ord='fro'")
+    if not isinstance(ord, (str, int, float)) or isinstance(ord, bool) or ord not in ("fro", "nuc", 1, 2, float("inf")):
+        advice = "Use float('inf')" if isinstance(ord, str) and ord == "inf" else "Use ord='fro' for the Frobenius norm"
+        raise ArgumentError("norm", "ord", repr(ord), "'fro', 'nuc', 1, 2 or inf", advice)
     if ord in (2, "nuc") and svdvals.find(type(A)):
         s = svdvals(A)
         if ord == "nuc":
@@ -212,7 +214,7 @@ def singular(A: StructuredMatrix, where: str, why: str, rcond: float = 0.0) -> S
         "A",
         f"{A._name()} is singular ({why}, rcond {rcond:.1e})",
         "a nonsingular matrix",
-        "Use lstsq(), or add a multiple of the identity",
+        "Use numpy.linalg.lstsq(A.to_dense(), b), or add s * Identity(n)",
     )
 
 

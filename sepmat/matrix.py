@@ -17,7 +17,7 @@ from typing import Any, Self, final
 
 from . import _array, _check
 from ._array import Array, Namespace
-from .errors import ArgumentError, DTypeError, ShapeError
+from .errors import ArgumentError, BackendError, DTypeError, ShapeError
 
 structure = dataclasses.dataclass(frozen=True, eq=False, repr=False, init=False)
 
@@ -141,10 +141,10 @@ class StructuredMatrix(abc.ABC):
 
     def astype(self, dtype: Any) -> Self:
         """The same matrix in another floating point dtype of its library."""
-        dtype = _array.as_dtype(self.xp, dtype)
-        if not self.xp.isdtype(dtype, ("real floating", "complex floating")):
+        given, dtype = dtype, _array.as_dtype(self.xp, dtype)
+        if dtype is None:
             advice = "Use float32, float64, complex64 or complex128"
-            raise DTypeError("astype", "dtype", str(dtype), "a floating point dtype", advice)
+            raise DTypeError("astype", "dtype", str(given), "a floating point dtype of the library", advice)
         if self._is_complex and not self.xp.isdtype(dtype, "complex floating"):
             advice = "It would drop the imaginary part; use A.map(xp.real) if that is wanted"
             raise DTypeError("astype", "dtype", f"{dtype} for a complex matrix", "a complex dtype", advice)
@@ -156,7 +156,18 @@ class StructuredMatrix(abc.ABC):
 
     def to_device(self, device: Any) -> Self:
         """The same matrix on another device of its library."""
-        return self.map(lambda a: _array.to_device(a, device))
+        try:
+            return self.map(lambda a: _array.to_device(a, device))
+        except (ValueError, AssertionError, RuntimeError) as error:
+            library = _array.library(self.arrays()[0])
+            reason = str(error).partition("\n")[0]
+            raise BackendError(
+                "to_device",
+                "device",
+                f"{device!r} ({reason})",
+                f"a device of {library}",
+                "Use one that this machine has",
+            ) from None
 
     @property
     def _is_complex(self) -> bool:
@@ -228,6 +239,8 @@ class StructuredMatrix(abc.ABC):
         With the default axis a batch of rows x of shape (..., n) becomes `x @ A.T` of shape (..., m).
         """
         x = _check.as_array(x, "apply", "x", like=self.arrays()[0])
+        if not x.ndim:
+            _check.check_length(x, -1, self.shape[1], self._name(), "apply")
         if not isinstance(axis, numbers.Integral) or not -x.ndim <= axis < x.ndim:
             raise ArgumentError(
                 "apply", "axis", repr(axis), f"an integer from {-x.ndim} to {x.ndim - 1}", "Use one of the axes of x"
@@ -292,6 +305,8 @@ class StructuredMatrix(abc.ABC):
         return _add(self, self._partner(other, "A + B"))
 
     def __radd__(self, other: Any) -> "StructuredMatrix":
+        if isinstance(other, (int, float)) and other == 0:  # what sum([A, B]) starts with
+            return self
         return _add(self._partner(other, "A + B"), self)
 
     def __sub__(self, other: Any) -> "StructuredMatrix":
@@ -327,6 +342,8 @@ class StructuredMatrix(abc.ABC):
         if isinstance(other, StructuredMatrix):
             return other
         advice = "Use sm.Dense(B) to keep the sum lazy, or A.to_dense() + B"
+        if isinstance(other, numbers.Number):
+            advice = "Use A + s * sm.Identity(n) to add to the diagonal"
         raise DTypeError(where, "B", f"a {type(other).__name__}", "a structured matrix", advice)
 
     def _scalar(self, s: Any, where: str) -> Array:
@@ -338,8 +355,10 @@ class StructuredMatrix(abc.ABC):
 
     def __getitem__(self, index: Any) -> Array:
         """A[i, j] is an entry, A[i, :] a row, A[i:k, :] a dense block; nothing else of A is formed."""
-        if not isinstance(index, tuple) or len(index) != 2:
-            raise DTypeError("A[i, j]", "index", repr(index), "two integers or slices", "Use A[i, :] for a row")
+        pair = index if isinstance(index, tuple) and len(index) == 2 else ()
+        if not pair or any(isinstance(ix, bool) or not isinstance(ix, (numbers.Integral, slice)) for ix in pair):
+            advice = "Use A[i, :] for a row, A.block(rows, cols) for lists of indices"
+            raise DTypeError("A[i, j]", "index", repr(index)[:60], "two integers or slices", advice)
         rows, cols = (_check.as_indices(ix, n, name) for ix, n, name in zip(index, self.shape, ("i", "j"), strict=True))
         block = self.block(rows, cols)
         out = tuple(k for k, ix in zip(block.shape, index, strict=True) if isinstance(ix, slice))

@@ -94,7 +94,11 @@ def _two(shapes: Any, full: tuple[int, ...], where: str) -> Pairs:
     pairs = as_shapes(shapes, full, where)
     if len(pairs) != 2:
         raise ShapeError(
-            where, "shapes", f"{len(pairs)} pairs", "two: ((m1, n1), (m2, n2))", "Use nearest_separated for more"
+            where,
+            "shapes",
+            f"{len(pairs)} pairs",
+            "two: ((m1, n1), (m2, n2))",
+            "Use two factors, or split one of the fitted factors again",
         )
     return pairs
 

@@ -139,15 +139,13 @@ class Separated(StructuredMatrix):
 
     def _apply(self, x: Array, axis: int) -> Array:
         balanced, e = self._remember("balanced", self._balance)
-        if e is None:
-            return separated_matmul(self.factors, self.scales, x, axis)
-        k = _array.exponent(x)
-        return _array.ldexp(separated_matmul(balanced.factors, balanced.scales, _array.ldexp(x, -k), axis), e + k)
+        return _array.ldexp(separated_matmul(balanced.factors, balanced.scales, x, axis), e)
 
-    def _balance(self) -> tuple["Separated", int | None]:
-        """Factors and scales divided by powers of two where they are far from 1, and the exponent that is left."""
+    def _balance(self) -> tuple["Separated", int]:
+        """The same terms with even exponents of factors and scales, and the exponent that is left."""
         (*factors, scales), e = _array.balanced((*self.factors, self._weights))
-        return (self if e is None else Separated._of(factors=tuple(factors), scales=scales)), e
+        unchanged = factors[0] is self.factors[0]
+        return (self if unchanged else Separated._of(factors=tuple(factors), scales=scales)), e
 
     def _transpose(self) -> StructuredMatrix:
         return Separated._of(factors=tuple(self.xp.matrix_transpose(F) for F in self.factors), scales=self.scales)
@@ -343,10 +341,8 @@ def _(A: Separated) -> Array:
     if any(m != n for m, n in A.shapes):
         return A.xp.sum(diagonal.rule(A))
     xp = A.xp
-    total = A._weights
-    for F in A.factors:
-        total = total * xp.sum(xp.linalg.diagonal(F), axis=-1)
-    return xp.sum(total)
+    traces = [xp.sum(xp.linalg.diagonal(F), axis=-1) for F in A.factors]
+    return xp.sum(_array.scaled_product([A._weights, *traces]))
 
 
 @diagonal.register
@@ -359,8 +355,9 @@ def _(A: Separated) -> Array:
     if any(m != n for m, n in A.shapes):
         entries = [xp.reshape(A._block([i], [i]), (1,)) for i in range(k)]
         return xp.concat(entries) if entries else xp.zeros((0,), dtype=A.dtype, device=A.device)
+    A, e = A._balance()
     columns = [xp.matrix_transpose(xp.linalg.diagonal(F)) for F in A.factors]
-    return xp.sum(functools.reduce(khatri_rao, columns) * A._weights[None, :], axis=1)
+    return _array.ldexp(xp.sum(functools.reduce(khatri_rao, columns) * A._weights[None, :], axis=1), e)
 
 
 def _single_term(A: Separated, function: OpenFunction) -> Kronecker:

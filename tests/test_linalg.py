@@ -46,7 +46,9 @@ def run(b, function, *args):
     f = getattr(sm, function)
     (m, n), kind = b.A.shape, b.case.kind
     if m != n and function in SQUARE_ONLY:
-        with pytest.raises(sm.ShapeError, match=f"{function}: A: {m}×{n}; expected a square matrix. Use lstsq"):
+        with pytest.raises(
+            sm.ShapeError, match=f"{function}: A: {m}×{n}; expected a square matrix. Use numpy.linalg.lstsq"
+        ):
             f(b.A, *args)
         return None
     single = kind is sm.Separated and b.A.terms <= 1 and function in ("solve", "inverse", "slogdet")
@@ -364,7 +366,7 @@ def test_singular_matrices(xp, dtype):
         for call in (lambda: sm.solve(A, b), lambda: sm.inverse(A)):  # noqa: B023
             with pytest.raises(sm.SingularMatrixError, match=r"rcond|singular") as e:
                 call()
-            assert isinstance(e.value, np.linalg.LinAlgError) and "lstsq()" in str(e.value), name
+            assert isinstance(e.value, np.linalg.LinAlgError) and "lstsq(" in str(e.value), name
         sign, logabs = sm.slogdet(A)
         assert float(logabs) < -8 or float(sign) == 0, name
 

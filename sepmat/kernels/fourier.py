@@ -181,8 +181,9 @@ def _widen(x: Array) -> Array:
     return _array.astype(x, _array.array_namespace(x).float32) if _array.is_half(x.dtype) else x
 
 
-def _scale(x: Array) -> Array | None:
-    """A power of two near max|x|, or None where three such factors multiply safely as they are.
+def _scale(x: Array, axis: int | None = None) -> Array | None:
+    """A power of two near max|x| (with an axis one for each vector along it), or None where three such factors
+    multiply safely as they are.
 
     Looking costs one dot product on NumPy. On an accelerator it would make the host wait, so there x is always scaled.
     """
@@ -192,7 +193,7 @@ def _scale(x: Array) -> Array | None:
         limit = _LIMITS[x.dtype.itemsize // (2 if x.dtype.kind == "c" else 1)]
         if 1 / limit < square < limit or (not square > 0 and not flat.any()):
             return None
-    return _array.power_of_two(x)
+    return _array.power_of_two(x, axis)
 
 
 _LIMITS = {4: 2.0**64, 8: 2.0**512}  # of a sum of squares, by the size of a real number
@@ -236,7 +237,7 @@ def _convolve(fft: Any, S: Spectrum, x: Array, start: int, stop: int, axis: int)
     if not _array.size(x) or start >= stop:
         return _zeros(x, stop - start, axis)
     dtype, x = x.dtype, _widen(x)
-    scale = _scale(x)
+    scale = _scale(x, axis)
     if scale is not None:
         x = x / _array.astype(scale, x.dtype)
     X = _forward(fft, S, x, axis) * _along(S.values, axis)
@@ -254,7 +255,7 @@ def _convolve_twice(fft: Any, outer: Spectrum, inner: Spectrum, x: Array, stop: 
         return _zeros(x, stop, axis)
     xp = _array.array_namespace(x)
     dtype, x = x.dtype, _widen(x)
-    scale = _scale(x)
+    scale = _scale(x, axis)
     if scale is not None:
         x = x / _array.astype(scale, x.dtype)
     X = _forward(fft, inner, x, axis)
