@@ -6,7 +6,9 @@ python -m sepmat approximate FILE [--max-parameters N | --tol E] [--structures �
 import argparse
 import importlib.util
 import json
+import math
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ import sepmat
 
 from . import linalg
 from .approximate import STRUCTURES, Fit, approximate
-from .errors import BackendError, FormatError, SepmatError
+from .errors import BackendError, FormatError, NonFiniteError, SepmatError
 from .matrix import StructuredMatrix
 
 FORMATS = (".npy", ".npz", ".safetensors", ".csv")
@@ -72,31 +74,54 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _approximate(args: argparse.Namespace) -> None:
+    _check_outputs(args.plot, args.json)
     results: dict[str, tuple[tuple[int, int], list[Fit]]] = {}
+    failed: list[SepmatError] = []
     bar = sys.stderr.isatty() and importlib.util.find_spec("tqdm") is not None
     for name, matrix in read_matrices(args.file, args.key):
-        goal: dict[str, Any] = {"tol": args.tol}
-        if args.tol is None:
-            goal = {"max_parameters": args.max_parameters or max(1, matrix.size // 10)}
-        fits = approximate(matrix, **goal, structures=args.structures, seed=args.seed, progress=bar)
         shape = (int(matrix.shape[0]), int(matrix.shape[1]))
+        goal: dict[str, Any] = {"tol": args.tol}
+        if args.tol is None:  # by default a tenth of the entries, and never less than two terms of rank one
+            default = max(math.prod(shape) // 10, 2 * sum(shape), 1)
+            goal = {"max_parameters": default if args.max_parameters is None else args.max_parameters}
+        with warnings.catch_warnings(record=True) as notes:
+            warnings.simplefilter("always")
+            try:
+                fits = approximate(matrix, **goal, structures=args.structures, seed=args.seed, progress=bar)
+            except NonFiniteError as error:  # of this one: the other matrices of the file are still wanted
+                failed.append(error)
+                print(f"{name}: {shape[0]}×{shape[1]}, left out: {error}")
+                continue
         results[name] = (shape, fits)
         wanted = ", ".join(f"{key.replace('_', '-')} {value}" for key, value in goal.items())
         print(f"{name}: {shape[0]}×{shape[1]} {matrix.dtype}, {wanted}")
         print(table(fits[: args.top] if args.top > 0 else fits, shape))
         if args.top > 0 and len(fits) > args.top:
             print(f"… and {len(fits) - args.top} more (--top 0 prints all)")
-    if not results:
-        raise FormatError(
-            "approximate", "file", f"no 2-D array in {args.file}", "at least one matrix", "Save a 2-D array"
-        )
-    if args.json:
-        args.json.write_text(
-            json.dumps({name: [_record(f, shape) for f in fits] for name, (shape, fits) in results.items()}, indent=1)
-            + "\n"
-        )
-    if args.plot:
+        for note in notes:
+            print(f"note: {note.message}")
+    if args.json and results:
+        records = {name: [_record(f, shape) for f in fits] for name, (shape, fits) in results.items()}
+        args.json.write_text(json.dumps(records, indent=1) + "\n")
+    if args.plot and results:
         plot(results, args.plot)
+    if failed:
+        raise failed[0]
+    if not results:
+        got = f"no 2-D array in {args.file}"
+        raise FormatError("approximate", "file", got, "at least one matrix", "Save a 2-D array")
+
+
+def _check_outputs(plot_file: Path | None, json_file: Path | None) -> None:
+    """What would fail after the fits, before them."""
+    for option, path in (("--plot", plot_file), ("--json", json_file)):
+        if path and not path.absolute().parent.is_dir():
+            raise FormatError("approximate", option, f"no folder {path.parent}", "an existing folder", "Make it first")
+    if plot_file and plot_file.suffix.lower() not in (".png", ".pdf", ".svg"):
+        raise FormatError("approximate", "--plot", repr(plot_file.name), "a .png, .pdf or .svg", "Change the ending")
+    if plot_file and importlib.util.find_spec("matplotlib") is None:
+        advice = "Run: pip install matplotlib"
+        raise BackendError("approximate", "--plot", "matplotlib is not installed", "the extra sepmat[studies]", advice)
 
 
 def capabilities() -> str:
@@ -129,7 +154,9 @@ def read_matrices(path: Path, key: str | None = None) -> Iterator[tuple[str, Any
             "approximate", "--key", repr(key), f"one of {', '.join(sorted(arrays)[:20])}", "Check the name"
         )
     for name, array in arrays.items():
-        if key in (None, name) and (array.ndim == 2 or key is not None):
+        if key == name and array.ndim != 2:
+            raise FormatError("approximate", "--key", f"{name!r} is {array.ndim}-D", "a 2-D array", "Reshape it first")
+        if key in (None, name) and array.ndim == 2:
             if array.dtype == np.float16:  # half precision is how weights are stored, not how they are fitted
                 array = array.astype(np.float32)
             yield name, array
@@ -138,7 +165,9 @@ def read_matrices(path: Path, key: str | None = None) -> Iterator[tuple[str, Any
 def _read(path: Path, kind: str) -> dict[str, Any]:
     try:
         if kind == ".csv":
-            return {path.name: np.loadtxt(path, delimiter=",", ndmin=2)}
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # NumPy warns of an empty file, which is an answer here
+                return {path.name: np.loadtxt(path, delimiter=",", ndmin=2)}
         if kind == ".safetensors":
             return _read_safetensors(path)
         loaded = np.load(path, allow_pickle=False)
@@ -191,8 +220,8 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
 def table(fits: Sequence[Fit], shape: tuple[int, int]) -> str:
     """The fits as text: structure, parameters, share of the dense count, relative error, whether it is the best."""
     if not fits:
-        return "  no structure reaches this with fewer parameters than the dense matrix"
-    dense = shape[0] * shape[1]
+        return "  nothing fits: no structure of the list reaches the goal with fewer parameters than the dense matrix"
+    dense = max(1, shape[0] * shape[1])
     rows = [("structure", "parameters", "of dense", "rel. error", "optimal?")]
     rows += [
         (
@@ -200,7 +229,7 @@ def table(fits: Sequence[Fit], shape: tuple[int, int]) -> str:
             str(f.num_parameters),
             f"{f.num_parameters / dense:.2%}",
             f"{f.relative_error:.3e}",
-            "yes" if f.optimal else "local",
+            "yes" if f.optimal else "not proven",
         )
         for f in fits
     ]
@@ -222,7 +251,7 @@ def _record(fit: Fit, shape: tuple[int, int]) -> dict[str, Any]:
     return {
         "structure": _label(fit),
         "num_parameters": fit.num_parameters,
-        "share_of_dense": fit.num_parameters / (shape[0] * shape[1]),
+        "share_of_dense": fit.num_parameters / max(1, shape[0] * shape[1]),
         "relative_error": fit.relative_error,
         "condition_number": fit.condition_number,
         "optimal": fit.optimal,
@@ -232,16 +261,8 @@ def _record(fit: Fit, shape: tuple[int, int]) -> dict[str, Any]:
 
 def plot(results: dict[str, tuple[tuple[int, int], list[Fit]]], path: Path) -> None:
     """Relative error against parameters, one panel a matrix, one colour a class."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise BackendError(
-            "approximate",
-            "--plot",
-            "matplotlib is not installed",
-            "the extra sepmat[studies]",
-            "Run: pip install matplotlib",
-        ) from None
+    from matplotlib.figure import Figure
+
     columns = min(3, len(results))
     rows = -(-len(results) // columns)
     figure = Figure(figsize=(5.2 * columns, 3.9 * rows), layout="constrained")

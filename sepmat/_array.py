@@ -184,10 +184,10 @@ def power_of_two(x: Array, axis: int | None = None) -> Array:
         top = xp.max(x) if axis is None else xp.max(x, axis=axis, keepdims=True)
     else:
         top = xp.sum(x) if axis is None else xp.sum(x, axis=axis, keepdims=True)
-    return _binade(top)
+    return binade(top)
 
 
-def _binade(size: Array) -> Array:
+def binade(size: Array) -> Array:
     """The largest power of two <= size, elementwise; 1 where size is zero or not finite."""
     xp = array_namespace(size)
     usable = xp.logical_and(size > 0, xp.isfinite(size))
@@ -222,13 +222,13 @@ def balanced(stacks: Sequence[Array], beyond: int | None = None) -> tuple[tuple[
     A factor of 1e200 beside one of 1e-200 makes products leave the range on the way to a result that is in it. Every
     slice is multiplied by a power of two so that all its partners share their common exponent; what that share
     cannot hold is returned, and the product still needs it. Nothing changes where partial products stay within
-    2^±beyond (450 in float64, 50 in float32: room for a vector of 1e±150), nor where a gradient is required.
+    2^±beyond (64 in float64, 7 in float32: room for the vectors they meet), nor where a gradient is required.
     """
     stacks = tuple(stacks)
     if any(is_torch(a) and a.requires_grad for a in stacks) or not all(a.shape[0] for a in stacks):
         return stacks, 0
     limit = _range(stacks[0].dtype)
-    beyond = limit // 2 if beyond is None else beyond
+    beyond = limit // 14 if beyond is None else beyond
     exponents = np.stack([np.log2(to_numpy(_slice_sizes(a))) for a in stacks])
     if np.all(np.sum(np.abs(exponents), axis=0) + np.abs(np.sum(exponents, axis=0)) <= 2 * beyond):
         return stacks, 0
@@ -263,10 +263,10 @@ def scaled_product(values: Iterable[Array]) -> Array:
     """The elementwise product of arrays, without overflow or underflow on the way to a result that is in range."""
     first, *rest = values
     xp = array_namespace(first)
-    p = _binade(xp.abs(stop_gradient(first)))
+    p = binade(xp.abs(stop_gradient(first)))
     total, exponent = first / astype(p, first.dtype), xp.log2(p)
     for v in rest:
-        p = _binade(xp.abs(stop_gradient(v)))
+        p = binade(xp.abs(stop_gradient(v)))
         total, exponent = total * (v / astype(p, v.dtype)), exponent + xp.log2(p)
     half = xp.floor(exponent / 2)
     two = xp.asarray(2.0, dtype=exponent.dtype, device=device(exponent))
@@ -276,14 +276,18 @@ def scaled_product(values: Iterable[Array]) -> Array:
 def frobenius(x: Array, axis: int | None = None) -> Array:
     """‖x‖_F as a 0-d array, without avoidable overflow or underflow: entries of 1e200 and 1e-200 are fine.
 
-    With an axis the norms of the slices along it.
+    With an axis the norms of the slices along it. The gradient at 0 is 0.
     """
     xp = array_namespace(x)
     s = power_of_two(x, axis)
-    squares = xp.abs(x / astype(s, x.dtype)) ** 2
-    return (
-        xp.sqrt(xp.sum(squares)) * s if axis is None else xp.sqrt(xp.sum(squares, axis=axis)) * xp.squeeze(s, axis=axis)
-    )
+    x = x / astype(s, x.dtype)
+    squares = xp.real(x) ** 2 + xp.imag(x) ** 2 if is_complex(x) else x**2
+    if axis is None:
+        total = xp.sum(squares)
+    else:
+        total, s = xp.sum(squares, axis=axis), xp.squeeze(s, axis=axis)
+    zero = total == 0  # the root of 0 has no gradient
+    return xp.where(zero, total, xp.sqrt(xp.where(zero, xp.ones_like(total), total))) * s
 
 
 def normal(rng: Any, shape: tuple[int, ...], like: Array) -> Array:

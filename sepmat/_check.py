@@ -339,12 +339,12 @@ def check_length(x: Array, axis: int, n: int, name: str, where: str) -> None:
 
 
 def as_choice(value: Any, choices: Sequence[str], where: str, name: str) -> str:
-    """One of the names; the closest one comes first in the message."""
+    """One of the names; the closest one is suggested, where one is close."""
     if value not in choices:
-        ranked = difflib.get_close_matches(str(value), choices, n=len(choices), cutoff=0.0)
-        raise ArgumentError(
-            where, name, repr(value), f"one of {', '.join(ranked)}", f"Did you mean {ranked[0]!r}?".rstrip("?")
-        )
+        close = difflib.get_close_matches(str(value), choices, n=1)
+        ranked = [*close, *(c for c in choices if c not in close)]
+        advice = f"Did you mean {close[0]!r}" if close else "Check the spelling"
+        raise ArgumentError(where, name, repr(value), f"one of {', '.join(ranked)}", advice)
     return str(value)
 
 

@@ -142,7 +142,7 @@ def approximate(
 
     Each Fit is what the nearest_NAME function returns. The Kronecker products cost O(rank m n) for each pair of
     divisors, the displacement fit is the slowest, about a second at 256×256. Raises ArgumentError, NonFiniteError,
-    DTypeError, and BackendError without tqdm.
+    DTypeError, and BackendError without tqdm. No gradient passes.
 
     >>> import numpy as np, sepmat as sm
     >>> M = sm.Toeplitz([4.0, 1.0, 2.0, 3.0], [4.0, 5.0, 6.0, 7.0]).to_dense()

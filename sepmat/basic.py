@@ -170,9 +170,8 @@ class Identity(StructuredMatrix):
 
     def _block(self, rows: Sequence[int], cols: Sequence[int]) -> Array:
         xp = self.xp
-        i = xp.asarray(list(rows), dtype=xp.int64, device=self.device)
-        j = xp.asarray(list(cols), dtype=xp.int64, device=self.device)
-        return xp.astype(i[:, None] == j[None, :], self.dtype)
+        hits = [[1.0 if i == j else 0.0 for j in cols] for i in rows]  # Python integers: n may be 10^30
+        return xp.asarray(hits, dtype=self.dtype, device=self.device)
 
 
 def is_identity(A: StructuredMatrix) -> bool:

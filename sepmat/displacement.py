@@ -13,7 +13,7 @@ from typing import Any, final
 from . import _array, _check
 from ._array import Array
 from .basic import Identity, is_identity
-from .errors import ArgumentError, DTypeError, ShapeError
+from .errors import ArgumentError, DTypeError, ShapeError, UnsupportedError
 from .kernels import fourier
 from .linalg import conversion, convert, diagonal, norm, trace
 from .low_rank import LowRank
@@ -381,8 +381,11 @@ def _(A: Toeplitz) -> LowDisplacementRank:
 @conversion
 def _(A: Product) -> LowDisplacementRank:
     """A product of t square Toeplitz, circulant and skew-circulant matrices has 2 t terms."""
-    if any(B.shape[0] != B.shape[1] for B in A.factors):
-        raise ShapeError("convert", "A", A._name(), "square factors", "Convert the factors one by one")
+    if any(not isinstance(B, (Toeplitz, Circulant, SkewCirculant)) or B.shape[0] != B.shape[1] for B in A.factors):
+        expected = "square Toeplitz, circulant and skew-circulant factors"
+        raise UnsupportedError(
+            "convert", "A", A._name(), expected, "Keep the lazy product, or use nearest_displacement"
+        )
     factors = tuple(convert(B, Toeplitz).astype(A.dtype) for B in A.factors)
     return _of_toeplitz_factors(factors, A.shape)  # type: ignore[arg-type]
 

@@ -79,9 +79,10 @@ class Kronecker(StructuredMatrix):
         return NotImplemented
 
     def _scale(self, s: Array) -> StructuredMatrix:
-        # into the smallest factor: 1e200 (A ⊗ B) is in range where 1e200 A may not be
+        # a large s into the smallest factor, a small one into the largest: 1e200 A may leave the range, 1e200 (A ⊗ B) not
         operators = list(self.operators)
-        i = min(range(len(operators)), key=lambda k: sum(map(_array.exponent, operators[k].arrays())))
+        choose = min if _array.exponent(s) >= 0 else max
+        i = choose(range(len(operators)), key=lambda k: sum(map(_array.exponent, operators[k].arrays())))
         operators[i] = operators[i]._scale(s)
         return Kronecker._of(factors=same_dtype([as_factor(A) for A in operators]))
 
@@ -276,7 +277,7 @@ def _by_factor(function: OpenFunction, i: int, *args: Any) -> Any:
 
 
 def _nonsingular(A: Kronecker, where: str) -> None:
-    if not _all_square(A):
+    if A.shape[0] and not _all_square(A):
         raise singular(A, where, f"rank <= {_rank_bound(A)} < {A.shape[0]}")
 
 
@@ -306,7 +307,7 @@ def _(A: Kronecker) -> Kronecker:
 def _(A: Kronecker) -> tuple[Array, Array]:
     """log|det| = Σ (N/n_i) log|det F_i|, sign = Π sign_i^(N/n_i) with the parity of exact integers (maths: B21)."""
     xp, N = A.xp, A.shape[0]
-    if not _all_square(A):
+    if N and not _all_square(A):
         return log_product(xp.zeros((1,), dtype=A.dtype, device=A.device))
     sign, logabs = log_product(xp.ones((1,), dtype=A.dtype, device=A.device))
     for B in A.operators if N else ():
@@ -325,15 +326,27 @@ def _(A: Kronecker) -> Array:
 
 @diagonal.register
 def _(A: Kronecker) -> Array:
-    xp = A.xp
     if _all_square(A):
         return _outer_product("diagonal", [diagonal.rule(B) for B in A.operators])
-    k = min(A.shape)
-    _check.check_bytes((k,), _array.itemsize(A.dtype), _check.DENSE_LIMIT, "diagonal", "Read entries with A[i, i]")
-    entries = [A._block([i], [i]) for i in range(k)]
-    return (
-        xp.concat([xp.reshape(e, (1,)) for e in entries]) if entries else xp.zeros((0,), dtype=A.dtype, device=A.device)
-    )
+    _check.check_bytes((min(A.shape),), _array.itemsize(A.dtype), _check.DENSE_LIMIT, "diagonal", "Use A[i, i]")
+    entries = main_entries([B.to_dense()[None, ...] for B in A.operators], min(A.shape))
+    factors, e = _balanced([E[0, :] for E in entries])
+    return _array.ldexp(functools.reduce(lambda x, y: x * y, factors), e)
+
+
+def main_entries(stacks: Sequence[Array], k: int) -> list[Array]:
+    """For stacks (terms, m_i, n_i) the entries (terms, k) of each that the first k diagonal entries of ⊗ meet."""
+    if not k:
+        return [
+            _array.array_namespace(F).zeros((F.shape[0], 0), dtype=F.dtype, device=_array.device(F)) for F in stacks
+        ]
+    found = []
+    indices = digits([(F.shape[1], F.shape[2]) for F in stacks], range(k), range(k))
+    for F, (rows, cols) in zip(stacks, indices, strict=True):
+        xp, n = _array.array_namespace(F), F.shape[2]
+        at = xp.asarray([i * n + j for i, j in zip(rows, cols, strict=True)], dtype=xp.int64, device=_array.device(F))
+        found.append(xp.take(xp.reshape(F, (F.shape[0], F.shape[1] * n)), at, axis=1))
+    return found
 
 
 @norm.register

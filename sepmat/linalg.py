@@ -366,7 +366,7 @@ def _square_factors(A: Product, function: OpenFunction) -> tuple[StructuredMatri
 
 
 def _nonzero(A: Scaled, where: str) -> Array:
-    if _array.to_float(A.xp.abs(A.scale)) == 0:
+    if A.shape[0] and _array.to_float(A.xp.abs(A.scale)) == 0:
         raise singular(A, where, "the scale is 0")
     return A.scale
 
@@ -388,7 +388,9 @@ def log_product(values: Array, real: bool = False) -> tuple[Array, Array]:
     """(sign, log|·|) of the product of numbers; real: the product is known to be real though they are complex."""
     xp = _array.array_namespace(values)
     size = xp.abs(values)
-    units = values / _array.astype(xp.where(size > 0, size, xp.ones_like(size)), values.dtype)
+    near = values / _array.astype(_array.binade(_array.stop_gradient(size)), values.dtype)
+    length = xp.abs(near)
+    units = near / _array.astype(xp.where(length > 0, length, xp.ones_like(length)), values.dtype)
     sign = xp.prod(xp.where(size > 0, units, xp.zeros_like(units)))
     if real and _array.is_complex(values):
         sign = xp.sign(xp.round(xp.real(sign)))

@@ -131,6 +131,7 @@ def _(A: LowRank) -> Array:
 @norm.register
 def _(A: LowRank, ord: Any) -> Array:
     if ord == "fro":
+        _check.check_full_precision(A.U, "norm", "A")
         return _array.frobenius(_core(A))
     raise norm.unsupported(A, f"no closed form of ord={ord!r}")
 

@@ -316,8 +316,10 @@ class StructuredMatrix(abc.ABC):
         return _add(self._partner(other, "A - B"), -self)
 
     def __mul__(self, s: Any) -> "StructuredMatrix":
+        s = self._scalar(s, "s * A")
+        A = self.astype("float32") if _array.is_half(self.dtype) and _array.is_complex(s) else self
         with _array.quiet():
-            return self._scale(self._scalar(s, "s * A"))
+            return A._scale(s)
 
     __rmul__ = __mul__
 

@@ -84,6 +84,8 @@ def _rearranged(M: Any, shapes: Any, where: str) -> tuple["Rearranged", Pairs, t
         pairs = _two(shapes, M.shape, where)
         U, k = as_target(M.U, where)
         V, l = as_target(M.V, where)
+        if not M.rank:  # nothing is the sum of one term that is 0
+            U, V = (_array.array_namespace(X).zeros((X.shape[0], 1), dtype=X.dtype, device=M.device) for X in (U, V))
         return FromLowRank(U, V, pairs), pairs, (k, l)
     M, k = as_target(M, where)
     pairs = _two(shapes, tuple(M.shape), where)

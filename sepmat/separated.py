@@ -10,7 +10,7 @@ from ._array import Array
 from .basic import Identity, is_identity
 from .errors import ShapeError, SizeLimitError
 from .kernels.kron import separated_matmul
-from .kronecker import Kronecker, digits, rearrange_back
+from .kronecker import Kronecker, digits, main_entries, rearrange_back
 from .kronecker_sum import KroneckerSum
 from .linalg import (
     OpenFunction,
@@ -316,6 +316,7 @@ def _(A: Separated, ord: Any) -> Array:
     if ord != "fro":
         raise norm.unsupported(A, f"no closed form of ord={ord!r}")
     xp = A.xp
+    _check.check_full_precision(A.factors[0], "norm", "A")
     if A.terms == 0 or 0 in A.shape:
         return xp.sum(xp.abs(A._weights)) * 0.0
     needed = (A.terms, A.terms)
@@ -352,19 +353,22 @@ def _(A: Separated) -> Array:
     _check.check_bytes(
         (k, A.terms), _array.itemsize(A.dtype), _check.DENSE_LIMIT, "diagonal", "Read entries with A[i, i]"
     )
-    if any(m != n for m, n in A.shapes):
-        entries = [xp.reshape(A._block([i], [i]), (1,)) for i in range(k)]
-        return xp.concat(entries) if entries else xp.zeros((0,), dtype=A.dtype, device=A.device)
     A, e = A._balance()
+    if any(m != n for m, n in A.shapes):
+        columns = [xp.matrix_transpose(E) for E in main_entries(A.factors, k)]
+        total = functools.reduce(lambda x, y: x * y, columns)
+        return _array.ldexp(xp.sum(total * A._weights[None, :], axis=1), e)
     columns = [xp.matrix_transpose(xp.linalg.diagonal(F)) for F in A.factors]
     return _array.ldexp(xp.sum(functools.reduce(khatri_rao, columns) * A._weights[None, :], axis=1), e)
 
 
 def _single_term(A: Separated, function: OpenFunction) -> Kronecker:
-    if not bool(A.xp.any(A._weights != 0)):
+    if A.shape[0] and not bool(A.xp.any(A._weights != 0)):
         raise singular(A, function.__name__, "it has no term")
-    if A.terms != 1:
+    if A.terms != 1 and A.shape[0]:
         raise function.unsupported(A, "no direct rule for several terms")
+    if not A.shape[0]:
+        return Kronecker._of(factors=(A.xp.zeros((0, 0), dtype=A.dtype, device=A.device),))
     first, *rest = (F[0, ...] for F in A.factors)
     return Kronecker._of(factors=(first * A._weights[0], *rest))
 
@@ -381,6 +385,8 @@ def _(A: Separated) -> StructuredMatrix:
 
 @slogdet.register
 def _(A: Separated) -> tuple[Array, Array]:
+    if not A.shape[0]:
+        return log_product(A.xp.ones((1,), dtype=A.dtype, device=A.device))
     if not bool(A.xp.any(A._weights != 0)):
         return log_product(A._weights if A.terms else A.xp.zeros((1,), dtype=A.dtype, device=A.device))
     return slogdet.rule(_single_term(A, slogdet))

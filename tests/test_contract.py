@@ -144,6 +144,22 @@ def columns(b):
 
 
 @law
+def strided(b):
+    """Layouts other than C: a step of 64 bytes is what a column of a C-ordered (n, 8) float64 matrix has."""
+    n = b.A.shape[1]
+    for step in (2, 4, 8, -1):
+        x, xn = b.draw(n, abs(step))
+        expected, error = modes(b.o, np.ascontiguousarray(xn[::step, 0] if step < 0 else xn[:, 0]), 0)
+        if b.backend == "numpy":
+            column = np.ascontiguousarray(x)[::step, 0] if step < 0 else np.ascontiguousarray(x)[:, 0]
+        elif step < 0:
+            continue  # torch has no negative strides
+        else:
+            column = x[:, 0]
+        b.same(b.A @ column, expected, error)
+
+
+@law
 def rows(b):
     m, n = b.A.shape
     for lead in ((), (1,), (3,), (2, 3), (0,)):

@@ -156,7 +156,7 @@ def _fold(x: Array, axis: int) -> Array:
     if _array.is_numpy(x):
         z = np.empty(first.shape, dtype)
         z.real = first
-        np.negative(second, out=z.imag)
+        z.imag = -second  # np.negative(second, out=z.imag) is wrong for some strides in NumPy 2.4
         return z
     return xp.astype(first, dtype) - 1j * xp.astype(second, dtype)
 
@@ -168,7 +168,7 @@ def _unfold(z: Array, axis: int) -> Array:
         half = z.shape[axis]
         x = np.empty((*z.shape[:-1], 2 * half) if axis == -1 else (*z.shape[:-2], 2 * half, z.shape[-1]), z.real.dtype)
         _cut(x, 0, half, axis)[...] = z.real
-        np.negative(z.imag, out=_cut(x, half, 2 * half, axis))
+        _cut(x, half, 2 * half, axis)[...] = -z.imag
         return x
     return xp.concat((xp.real(z), -xp.imag(z)), axis=axis)
 

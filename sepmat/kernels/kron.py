@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from .. import _check
-from .._array import Array, array_namespace, itemsize
+from .._array import Array, array_namespace, device, itemsize
 from ._table import KernelTable
 
 TERM_BLOCK = 2**18  # entries of the intermediates of all terms taken together; they stay in the cache
@@ -78,7 +78,7 @@ def _separated_reference(factors: Sequence[Array], scales: Array | None, x: Arra
     sequence = order([(F.shape[1], F.shape[2]) for F in factors])
     rows = math.prod(F.shape[1] for F in factors)
     if terms == 0:
-        return xp.zeros((*lead, rows, *trail), dtype=x.dtype)
+        return xp.zeros((*lead, rows, *trail), dtype=x.dtype, device=device(x))
     if len(factors) == 1:
         F = factors[0] if scales is None else factors[0] * scales[:, None, None]
         return _reference((xp.sum(F, axis=0),), x, axis)
