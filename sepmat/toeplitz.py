@@ -23,7 +23,11 @@ class _Diagonals(StructuredMatrix):
 
     @abc.abstractmethod
     def _diagonals(self) -> Array:
-        """t of length m + n - 1 with t[n - 1 + i - j] = A[i, j] (Hankel: t[i + j] = A[i, j]); A has entries."""
+        """t of length m + n - 1 with A[i, j] = t[self._place(i, j)]; A has entries."""
+
+    @abc.abstractmethod
+    def _place(self, i: Array, j: Array) -> Array:
+        """n - 1 + i - j, or i + j for a Hankel matrix."""
 
     @abc.abstractmethod
     def _added(self, other: Any) -> StructuredMatrix:
@@ -38,10 +42,10 @@ class _Diagonals(StructuredMatrix):
         return NotImplemented
 
     def _block(self, rows: Sequence[int], cols: Sequence[int]) -> Array:
-        xp, n = self.xp, self.shape[1]
+        xp = self.xp
         i = xp.asarray(list(rows), dtype=xp.int64, device=self.device)
         j = xp.asarray(list(cols), dtype=xp.int64, device=self.device)
-        at = i[:, None] + (j if isinstance(self, Hankel) else n - 1 - j)[None, :]
+        at = self._place(i[:, None], j[None, :])
         return xp.reshape(xp.take(self._diagonals(), xp.reshape(at, (-1,)), axis=0), at.shape)
 
     def _to_dense(self) -> Array:
@@ -90,6 +94,9 @@ class Toeplitz(_Diagonals):
 
     def _diagonals(self) -> Array:
         return self.xp.concat((self.xp.flip(self._tail()), self.c))
+
+    def _place(self, i: Array, j: Array) -> Array:
+        return self.shape[1] - 1 + i - j
 
     def _apply(self, x: Array, axis: int) -> Array:
         m, n = self.shape
@@ -149,6 +156,9 @@ class Hankel(_Diagonals):
 
     def _diagonals(self) -> Array:
         return self.xp.concat((self.c, self._tail()))
+
+    def _place(self, i: Array, j: Array) -> Array:
+        return i + j
 
     def _apply(self, x: Array, axis: int) -> Array:
         m, n = self.shape
@@ -221,6 +231,9 @@ class _FCirculant(_Diagonals):
     def _diagonals(self) -> Array:
         (m, n), N = self.corner, self.c.shape[0]
         return self.xp.concat((self._f * self.c[N - n + 1 :], self.c[:m]))
+
+    def _place(self, i: Array, j: Array) -> Array:
+        return self.shape[1] - 1 + i - j
 
     def _apply(self, x: Array, axis: int) -> Array:
         return fourier.convolve(self._remember("spectrum", self._spectrum), x, 0, self.corner[0], axis)
@@ -344,18 +357,15 @@ def _as_toeplitz(A: _Diagonals) -> Toeplitz:
 
 
 def _main_entries(A: _Diagonals) -> Array:
-    n, k = A.shape[1], min(A.shape)
-    xp = A.xp
+    xp, k = A.xp, min(A.shape)
     if not k:
         return xp.zeros((0,), dtype=A.dtype, device=A.device)
-    if isinstance(A, Hankel):
-        return _array.copy(A._diagonals()[: 2 * k - 1 : 2])
-    return _array.copy(xp.broadcast_to(A._diagonals()[n - 1], (k,)))
+    i = xp.arange(k, dtype=xp.int64, device=A.device)
+    return xp.take(A._diagonals(), A._place(i, i), axis=0)
 
 
 def _trace(A: _Diagonals) -> Array:
-    entries = _main_entries(A)
-    return A.xp.sum(entries) if isinstance(A, Hankel) or not entries.shape[0] else min(A.shape) * entries[0]
+    return A.xp.sum(_main_entries(A))
 
 
 def _norm(A: _Diagonals, ord: Any) -> Array:
