@@ -34,6 +34,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import ModuleType
 from typing import Any
 
+import threadpoolctl
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FIGURES, DOCS = ROOT / "figures", ROOT / "docs" / "studies.md"
 STATUSES = ("reproduced", "order reproduced under stated assumptions", "illustration")
@@ -207,13 +209,19 @@ def progress(items: Iterable[Any], label: str, total: int | None = None) -> Iter
     return iter(tqdm(items, desc=label, total=total, leave=False, disable=None))
 
 
+def _one_thread() -> None:
+    """One BLAS thread for each process: more would fight for the processors. It binds libraries that are loaded."""
+    importlib.import_module("sepmat")
+    threadpoolctl.threadpool_limits(1)
+
+
 def parallel(work: Callable[[Any], Any], items: Sequence[Any], label: str, processes: int | None = None) -> list[Any]:
     """[work(item) for item in items], on all processors (or so many processes); the order of the answers is kept."""
     processes = min(processes or os.cpu_count() or 1, len(items))
     if processes <= 1:
         return [work(item) for item in progress(items, label)]
     context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(processes, mp_context=context) as pool:
+    with concurrent.futures.ProcessPoolExecutor(processes, mp_context=context, initializer=_one_thread) as pool:
         waiting = [pool.submit(work, item) for item in items]
         for _ in progress(concurrent.futures.as_completed(waiting), label, len(waiting)):
             pass
