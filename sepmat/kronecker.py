@@ -283,7 +283,7 @@ def _nonsingular(A: Kronecker, where: str) -> None:
 
 @solve.register
 def _(A: Kronecker, b: Array) -> Array:
-    """Factor by factor, never by inverses: the residual bound is free of the condition (maths: B15)."""
+    """Factor by factor, never by inverses: the residual bound is free of the condition (docs/numerics.md)."""
     _nonsingular(A, "solve")
     xp = A.xp
 
@@ -305,7 +305,7 @@ def _(A: Kronecker) -> Kronecker:
 
 @slogdet.register
 def _(A: Kronecker) -> tuple[Array, Array]:
-    """log|det| = Σ (N/n_i) log|det F_i|, sign = Π sign_i^(N/n_i) with the parity of exact integers (maths: B21)."""
+    """log|det| = Σ (N/n_i) log|det F_i|, sign = Π sign_i^(N/n_i) with the parity of exact integers."""
     xp, N = A.xp, A.shape[0]
     if N and not _all_square(A):
         return log_product(xp.zeros((1,), dtype=A.dtype, device=A.device))

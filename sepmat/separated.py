@@ -123,7 +123,7 @@ class Separated(StructuredMatrix):
 
     @property
     def condition_number(self) -> float:
-        """κ = (Σ_l s_l²)^½ / ‖A‖_F for unit-norm factors (maths 1.4): the digits lost to cancellation between terms.
+        """κ = (Σ_l s_l²)^½ / ‖A‖_F for unit-norm factors (Beylkin & Mohlenkamp): the digits lost to cancellation between terms.
 
         κ >= 1/√terms; 1 for orthogonal terms; 1 by definition for the zero matrix without terms, inf when the terms
         cancel completely. Evaluating A x errs by at most about κ √terms u ‖A‖ ‖x‖.
@@ -311,7 +311,7 @@ def _(A: KroneckerSum, B: KroneckerSum) -> Any:
 def _(A: Separated, ord: Any) -> Array:
     """‖A‖_F by the QR sweep: orthogonal steps only, right to the last digits where a Gram matrix loses half of them.
 
-    R_1 = qr(U_1), R_{k+1} = qr(R_k ⊙ U_{k+1}), ‖A‖ = ‖R_{d-1} diag(s) U_dᵀ‖ (maths 2.5); cost O(d M terms³).
+    R_1 = qr(U_1), R_{k+1} = qr(R_k ⊙ U_{k+1}), ‖A‖ = ‖R_{d-1} diag(s) U_dᵀ‖; cost O(d M terms³).
     """
     if ord != "fro":
         raise norm.unsupported(A, f"no closed form of ord={ord!r}")
