@@ -370,6 +370,17 @@ def as_shape(shape: Any, where: str, name: str = "shape") -> tuple[int, int]:
     return (as_integer(shape[0], where, f"{name}[0]", 0), as_integer(shape[1], where, f"{name}[1]", 0))
 
 
+def as_corner(shape: Any, N: int, where: str, stored: str, instead: str = "") -> tuple[int, int]:
+    """The shape of a top-left corner of an N×N matrix, N = max(shape); None is all of it."""
+    corner = (N, N) if shape is None else as_shape(shape, where)
+    if max(corner) != N:
+        expected = f"a corner of {N}×{N} with max(shape) = {N}"
+        raise ShapeError(
+            where, "shape", f"{corner} with {N} {stored}", expected, f"Pass {max(corner)} {stored}{instead}"
+        )
+    return corner
+
+
 def check_square(shape: tuple[int, int], where: str, name: str = "A") -> int:
     """The size of a square matrix."""
     if shape[0] != shape[1]:

@@ -140,18 +140,9 @@ class LowDisplacementRank(StructuredMatrix):
     def __init__(self, G: Any, H: Any, shape: Any = None) -> None:
         where = "LowDisplacementRank"
         G, H = _check.as_arrays([("G", G), ("H", H)], where, 2)
-        N = G.shape[0]
         if H.shape != G.shape:
             raise ShapeError(where, "H", f"shape {tuple(H.shape)}", f"{tuple(G.shape)} as G", "Both are (N, terms)")
-        corner = (N, N) if shape is None else _check.as_shape(shape, where)
-        if max(corner) != N:
-            raise ShapeError(
-                where,
-                "shape",
-                f"{corner} with {N} rows in G and H",
-                f"a corner of {N}×{N} with max(shape) = {N}",
-                f"Pass {max(corner)} rows in G and H",
-            )
+        corner = _check.as_corner(shape, G.shape[0], where, "rows in G and H")
         for name, value in (("g", G), ("h", H), ("corner", corner), ("transposed", False)):
             object.__setattr__(self, name, value)
 

@@ -12,6 +12,7 @@ import functools
 import inspect
 import math
 import numbers
+import typing
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Self, final
 
@@ -446,20 +447,24 @@ def _closed_by_neither(A: StructuredMatrix, B: StructuredMatrix) -> Any:
 
 
 def closed_sum(rule: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-    """Decorator: def _(A: X, B: Y) is A + B (and B + A), or NotImplemented."""
-    _sums[_operands(rule)] = rule
+    """Decorator: def _(A: X, B: Y | Z) is A + B (and B + A), or NotImplemented."""
+    _sums.update(dict.fromkeys(_operands(rule), rule))
     return rule
 
 
 def closed_product(rule: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-    """Decorator: def _(A: X, B: Y) is A @ B, or NotImplemented."""
-    _products[_operands(rule)] = rule
+    """Decorator: def _(A: X, B: Y | Z) is A @ B, or NotImplemented."""
+    _products.update(dict.fromkeys(_operands(rule), rule))
     return rule
 
 
-def _operands(rule: Callable[[Any, Any], Any]) -> tuple[type, type]:
-    first, second = inspect.signature(rule, eval_str=True).parameters.values()
-    return (first.annotation, second.annotation)
+def _operands(rule: Callable[[Any, Any], Any]) -> list[tuple[type, type]]:
+    """The pairs of classes that the annotations of a rule name."""
+    first, second = (
+        typing.get_args(p.annotation) or (p.annotation,)
+        for p in inspect.signature(rule, eval_str=True).parameters.values()
+    )
+    return [(X, Y) for X in first for Y in second]
 
 
 def _multiply(A: StructuredMatrix, B: StructuredMatrix) -> StructuredMatrix:

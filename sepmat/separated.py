@@ -270,37 +270,17 @@ def _(A: KroneckerSum) -> Separated:
 
 
 @closed_sum
-def _(A: Kronecker, B: Kronecker) -> Any:
+def _(A: Kronecker, B: Kronecker | KroneckerSum | Identity | Scaled) -> Any:
     return convert(A, Separated)._plus(B) if _only_arrays(A) else NotImplemented
-
-
-@closed_sum
-def _(A: Kronecker, B: KroneckerSum) -> Any:
-    return convert(A, Separated)._plus(B) if _only_arrays(A) else NotImplemented
-
-
-@closed_sum
-def _(A: Kronecker, B: Identity) -> Any:
-    return convert(A, Separated)._plus(B) if _only_arrays(A) else NotImplemented
-
-
-@closed_sum
-def _(A: Kronecker, B: Scaled) -> Any:
-    return convert(A, Separated)._plus(B) if _only_arrays(A) and is_identity(B) else NotImplemented
 
 
 @closed_product
-def _(A: KroneckerSum, B: Kronecker) -> Any:
+def _(A: KroneckerSum, B: Kronecker | KroneckerSum) -> Any:
     return convert(A, Separated)._times(B) if _only_arrays(A) else NotImplemented
 
 
 @closed_product
 def _(A: Kronecker, B: KroneckerSum) -> Any:
-    return convert(A, Separated)._times(B) if _only_arrays(A) else NotImplemented
-
-
-@closed_product
-def _(A: KroneckerSum, B: KroneckerSum) -> Any:
     return convert(A, Separated)._times(B) if _only_arrays(A) else NotImplemented
 
 

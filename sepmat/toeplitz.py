@@ -313,16 +313,7 @@ class SkewCirculant(_FCirculant):
 def _store(A: _FCirculant, c: Any, shape: Any) -> None:
     where = type(A).__name__
     c = _check.as_array(c, where, "c", 1, keep=True)
-    N = c.shape[0]
-    corner = (N, N) if shape is None else _check.as_shape(shape, where)
-    if max(corner) != N:
-        raise ShapeError(
-            where,
-            "shape",
-            f"{corner} with {N} entries in c",
-            f"a corner of {N}×{N} with max(shape) = {N}",
-            f"Pass {max(corner)} entries in c, or use sm.Toeplitz",
-        )
+    corner = _check.as_corner(shape, c.shape[0], where, "entries in c", ", or use sm.Toeplitz")
     object.__setattr__(A, "c", c)
     object.__setattr__(A, "corner", corner)
 
