@@ -71,7 +71,7 @@ def test_tree_error_is_that_of_the_weights_left_out(shape, dtype, rng):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [(8, 9), (6, 7, 8), (3, 4, 5, 3)])
 def test_tree_leaves_no_round_off(shape, dtype, rng):
-    w, factors = on_host(tree(outer_sum(np.ones(1), [draw(rng, (n, 1), dtype) for n in shape]).astype(dtype)))
+    w, _ = on_host(tree(outer_sum(np.ones(1), [draw(rng, (n, 1), dtype) for n in shape]).astype(dtype)))
     assert len(w) == 1
     two = outer_sum(np.ones(2), [draw(rng, (n, 2), dtype) for n in shape]).astype(dtype)
     assert len(on_host(tree(two))[0]) == 2 ** (len(shape) - 1)
