@@ -14,16 +14,10 @@ from .errors import ShapeError
 from .fit import Fit, as_target, check_tolerance, smallest_rank, svd, tail_norms
 from .kronecker import Kronecker, as_shapes, rearrange
 from .low_rank import LowRank
-from .rearranged import CHUNK, FromDense, FromLowRank, Pairs, Rearranged, Triplets, adjoint, conj
+from .rearranged import CHUNK, EXTRA, FromDense, FromLowRank, Pairs, Rearranged, Triplets, adjoint, conj
 from .separated import Separated
 
 __all__ = ["nearest_kronecker"]
-
-EXTRA = 8  # columns beyond the rank
-POWERS = 12  # power iterations at most
-# Settled when half an iteration gains less than this share of the squared error, less the more of the spectrum the
-# block holds: within 1.003 of the optimum on a flat spectrum, after 2 iterations where the block is small.
-SETTLED = 1.3e-3
 
 
 def nearest_kronecker(
@@ -147,31 +141,7 @@ def _triplets(R: Rearranged, block: int, rng: Any, exact: bool) -> tuple[Triplet
         return _symmetric_triplets(R, block, rng, exact)
     if exact or 4 * block >= min(R.shape):
         return R.svd(), True
-    return _block_power(R, block, rng), False
-
-
-def _block_power(R: Rearranged, block: int, rng: Any) -> Triplets:
-    """Halko, Martinsson and Tropp (2011), algorithms 4.4 and 5.1: subspace iteration with Rayleigh–Ritz values."""
-    xp = _array.array_namespace(R.like)
-    Q = xp.linalg.qr(R.times(_array.normal(rng, (R.shape[1], block), R.like)))[0]
-    before, floor = None, 16 * _array.unit_roundoff(xp, Q.dtype)
-    settled = SETTLED * (1 - 4 * block / min(R.shape))
-    for power in range(POWERS + 1):
-        W, s, Z = svd(R.adjoint_times(Q))  # Rᴴ Q = W diag(s) Zᵀ, so R ≈ Q conj(Z) diag(s) Wᴴ
-        captured = _energy(s, block - EXTRA)
-        if before is not None and (
-            captured - before <= settled * (R.norm**2 - captured)
-            or _array.to_float(s[-1]) <= floor * _array.to_float(s[0])  # nothing is left outside the block
-        ):
-            break
-        if power < POWERS:
-            Q, T = xp.linalg.qr(R.times(W))
-            before = _energy(xp.linalg.svdvals(T), block - EXTRA)
-    return Q @ conj(Z), s, conj(W)
-
-
-def _energy(s: Array, rank: int) -> float:
-    return _array.to_float(_array.array_namespace(s).sum(s[: min(rank, s.shape[0])] ** 2))
+    return R.leading(block, rng), False
 
 
 def _first(triplets: Triplets, rank: int) -> Triplets:
@@ -211,7 +181,7 @@ def _symmetric_triplets(R: FromDense, block: int, rng: Any, exact: bool) -> tupl
         if exact or 4 * block >= min(part.shape):
             U, s, V = part.svd()
         else:
-            (U, s, V), all_exact = _block_power(part, block, rng), False
+            (U, s, V), all_exact = part.leading(block, rng), False
         found.append((rows.lift(U), s, cols.lift(V)))
     U, s, V = (xp.concat(parts, axis=-1) for parts in zip(*found, strict=True))
     order = xp.argsort(s, descending=True)
