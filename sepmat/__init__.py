@@ -1,7 +1,9 @@
 """sepmat: matrices with structure. Separated representations, Kronecker algebra, low displacement rank."""
 
+from .algebra import distance, hadamard, inner, partial_trace
 from .approximate import approximate
 from .basic import Dense, Diagonal, Identity
+from .compress import compress
 from .displacement import LowDisplacementRank, displacement, displacement_rank, shift
 from .errors import (
     ArgumentError,
@@ -24,6 +26,7 @@ from .kronecker import Kronecker, kron, rearrange, rearrange_back
 from .kronecker_sum import KroneckerSum
 from .linalg import convert, diagonal, eigvals, factorize, inverse, lstsq, norm, slogdet, solve, svdvals, trace
 from .low_rank import LowRank
+from .lsr import generic_separation_rank, separated_from_low_rank, separation_rank, separation_rank_bounds
 from .matrix import Product, Scaled, StructuredMatrix, Sum
 from .nearest import nearest_circulant, nearest_hankel, nearest_low_rank, nearest_skew_circulant, nearest_toeplitz
 from .nearest_displacement import nearest_displacement

@@ -84,6 +84,12 @@ def complex_dtype(xp: Namespace, dtype: Any) -> Any:
     return xp.complex128 if dtype == xp.float64 else xp.complex64
 
 
+def double(x: Array) -> Array:
+    """x in float64 or complex128, exactly."""
+    xp = array_namespace(x)
+    return astype(x, xp.complex128 if is_complex(x) else xp.float64)
+
+
 def is_half(dtype: Any) -> bool:
     """Whether the dtype is float16 or bfloat16, which torch stores but has neither FFT nor LU for."""
     return itemsize(dtype) == 2
@@ -325,6 +331,24 @@ def rcond(A: Array) -> float:
         return 0.0
     value = 1.0 / (to_float(xp.max(xp.sum(xp.abs(A), axis=0))) * to_float(xp.max(xp.sum(xp.abs(X), axis=0))))
     return value if math.isfinite(value) else 0.0
+
+
+def solve_triangular(R: Array, B: Array) -> Array:
+    """R⁻¹ B for an upper triangular R."""
+    xp = array_namespace(R)
+    if is_numpy(R):
+        return scipy.linalg.solve_triangular(R, B, check_finite=False)
+    return xp.linalg.solve_triangular(R, B, upper=True) if is_torch(R) else xp.linalg.solve(R, B)
+
+
+def eig(A: Array) -> tuple[Array, Array]:
+    """The eigenvalues and the eigenvectors, in columns, of a square matrix, always complex."""
+    xp = array_namespace(A)
+    if is_torch(A):
+        return tuple(xp.linalg.eig(A))
+    dtype = complex_dtype(xp, A.dtype)
+    values, vectors = np.linalg.eig(to_numpy(A))
+    return tuple(xp.asarray(np.asarray(x), dtype=dtype, device=device(A)) for x in (values, vectors))
 
 
 def eigvals(A: Array) -> Array:

@@ -262,6 +262,15 @@ def as_tolerance(tol: Any, where: str, name: str = "tol") -> float:
     return value
 
 
+def as_positive(value: Any, where: str, name: str) -> float:
+    """A positive number, possibly infinite."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
+        raise DTypeError(where, name, repr(value), "a positive number", "Pass a float")
+    if not float(value) > 0:
+        raise ArgumentError(where, name, repr(value), "a positive number", "Pass a larger one")
+    return float(value)
+
+
 def one_of(where: str, **options: Any) -> None:
     """Exactly one of the options must be given."""
     given = [name for name, value in options.items() if value is not None]
@@ -294,24 +303,24 @@ def as_scalar(s: Any, where: str, like: Array, dtype: Any) -> Array:
     return s
 
 
-def as_indices(index: Any, n: int, name: str) -> Sequence[int]:
+def as_indices(index: Any, n: int, name: str, where: str = "block") -> Sequence[int]:
     """Indices from 0 to n - 1 from a slice, an integer or a sequence of integers; negative ones count from the end."""
     if isinstance(index, slice):
         try:
             return range(*index.indices(n))
         except (TypeError, ValueError):
             raise DTypeError(
-                "block", name, repr(index), "a slice of integers, step not 0", "Use i:k or i:k:step"
+                where, name, repr(index), "a slice of integers, step not 0", "Use i:k or i:k:step"
             ) from None
     if isinstance(index, range) and (not index or (0 <= index[0] < n and 0 <= index[-1] < n)):
         return index
     values: Sequence[Any] = index.tolist() if hasattr(index, "tolist") else index
     values = values if isinstance(values, (list, tuple, range)) else [values]
     if any(isinstance(i, bool) or not isinstance(i, numbers.Integral) for i in values):
-        raise DTypeError("block", name, repr(index)[:60], "a slice or integers", "Use slice(None) for all")
+        raise DTypeError(where, name, repr(index)[:60], "a slice or integers", "Use slice(None) for all")
     outside = next((i for i in values if not -n <= i < n), None)
     if outside is not None:
-        raise OutOfBoundsError("block", name, str(outside), f"integers from {-n} to {n - 1}", "Check the sizes")
+        raise OutOfBoundsError(where, name, str(outside), f"integers from {-n} to {n - 1}", "Check the sizes")
     return [int(i) % n for i in values]
 
 

@@ -1,0 +1,8 @@
+"""Canonical polyadic fits of small cores: d factor matrices (n_k, r) whose columns multiply to r rank-one terms.
+
+Arrays in, arrays out: what the terms stand for (matrices, vectors) is known above only.
+"""
+
+from .fit import Result, fit_core
+
+__all__ = ["Result", "fit_core"]

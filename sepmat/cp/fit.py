@@ -1,0 +1,228 @@
+"""The fit of a core by r terms under a bound on κ: which starts, how λ falls, what is returned."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from .. import _array
+from .._array import Array
+from .cores import Core, DenseCore, Factors, TermsCore, balanced, scales, terms_norm, unit
+from .optimise import Point, alternate, descend, point
+from .starts import grown, pencil_start, random_start
+
+STARTS = 4  # random ones
+FIRST, STEP, LEAP = 1e-2, 1e-2, 1e-8  # λ: where it begins, what it is multiplied with, also when the fit is good
+GAIN = 1e-5  # of the objective, below which a step is not worth taking on the way to smaller λ
+MOST = 1e2  # the largest λ that is tried
+NEWTON = 3e9  # multiplications up to which a step of Levenberg–Marquardt is affordable; beyond, ALS alone
+CLOSE = 0.97  # how near to the bound a condition number is brought
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """Σ_l weights_l f_1^l ∘ … ∘ f_d^l, unit columns, largest weight first."""
+
+    weights: Array
+    factors: Factors
+    residual: float  # ‖Ĉ − C‖ / ‖target‖, without what the caller left out
+    converged: bool
+    iterations: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """A core scaled so that the whole target has norm 1, and what is asked of its fits."""
+
+    core: Core
+    rest: float  # the share of the target outside the core: no fit does better
+    cap: float
+    floor: float  # λ
+    given: bool  # λ is what the caller asked for
+    rng: Any
+
+    def condition(self, p: Point) -> float:
+        norm = terms_norm(p.factors)
+        return p.size / norm if norm else math.inf
+
+    def feasible(self, p: Point) -> bool:
+        return self.condition(p) <= self.cap
+
+    def good(self, p: Point) -> bool:
+        """Nothing better is worth a search: the error is that of the target outside the core, or round-off."""
+        return p.residual <= max(0.03 * self.rest, 100 * math.sqrt(self.smallest))
+
+    @property
+    def smallest(self) -> float:
+        return _array.unit_roundoff(_array.array_namespace(self.core.like), self.core.like.dtype) ** 2
+
+    def improve(self, p: Point, penalty: float, steps: int, gain: float) -> Point:
+        """By second-order steps where they are affordable, else by sweeps."""
+        if self.core.flops(p.factors[0].shape[1]) <= NEWTON:
+            found = descend(self.core, p, penalty, steps, gain)
+        else:
+            found = alternate(self.core, p.factors, penalty, 4 * steps, gain / 10)
+        return dataclasses.replace(found, steps=p.steps + found.steps)
+
+
+def fit_core(
+    core: Array | Sequence[Array],
+    rank: int | None = None,
+    tol: float | None = None,
+    max_condition: float | None = None,
+    penalty: float | None = None,
+    rng: Any = None,
+    rest: float = 0.0,
+    start: Factors | None = None,
+) -> Result:
+    """The best r terms that are found for a core: a dense array, or the factors (n_k, R) of a sum of terms.
+
+    rank, or the smallest one with √(‖Ĉ − C‖² + rest²) <= tol ‖target‖, where rest is the norm of what the target has
+    outside the core. κ <= max_condition in what is returned, always; penalty fixes λ / ‖target‖² instead.
+    """
+    dense = not isinstance(core, (list, tuple))
+    order = sorted(
+        range(core.ndim if dense else len(core)), key=lambda k: -(core.shape[k] if dense else core[k].shape[0])
+    )
+    xp = _array.array_namespace(core if dense else core[0])
+    norm = _array.to_float(_array.frobenius(core)) if dense else terms_norm(core)
+    scale = math.hypot(norm, rest) or 1.0
+    target: Core
+    if dense:
+        target = DenseCore(xp.permute_dims(core, tuple(order)) / scale)
+    else:
+        target = TermsCore([core[order[0]] / scale, *(core[k] for k in order[1:])])
+    cap = math.inf if max_condition is None else max_condition * (1 - 1e-9)
+    smallest = _array.unit_roundoff(xp, target.like.dtype) ** 2
+    floor = smallest if penalty is None else max(penalty, smallest)
+    problem = Problem(target, rest / scale, cap, floor, penalty is not None, rng)
+    warm = None if start is None else [start[k] for k in order]
+    if rank is not None:
+        found = best_of_rank(problem, rank, warm)
+    else:
+        found = smallest_rank(problem, tol, norm / scale, warm)
+    factors = balanced(found.factors)
+    weights = scales(factors) * scale
+    ranked = xp.argsort(weights, descending=True)[: int(xp.sum(xp.astype(weights > 0, xp.int64)))]
+    columns = [xp.take(unit(U), ranked, axis=1) for U in factors]
+    placed = [columns[order.index(k)] for k in range(len(order))]
+    return Result(xp.take(weights, ranked), placed, found.residual, found.settled, found.steps)
+
+
+def best_of_rank(problem: Problem, terms: int, warm: Factors | None = None) -> Point:
+    """The best of several starts, and the first that cannot be improved on."""
+    steps, paths = 0, []
+    algebraic = pencil_start(problem.core, terms, problem.rng)
+    if algebraic is not None:
+        p = alternate(problem.core, algebraic, problem.floor, 3)
+        p = problem.improve(p, problem.floor, 30, 1e-6)
+        steps += p.steps
+        if problem.feasible(p):
+            paths.append([p])
+    if not paths or not problem.good(paths[0][-1]):
+        starts = [random_start(problem.core, terms, problem.rng) for _ in range(STARTS)]
+        for start in starts if warm is None else [warm, *starts[1:]]:
+            paths.append(anneal(problem, start))
+            steps += paths[-1][-1].steps
+            if problem.good(paths[-1][-1]):
+                break
+    if problem.cap < math.inf:
+        paths.append([safe(problem, terms)])
+    path = min(paths, key=lambda path: stretched(problem, path[-1]).residual)
+    polished = problem.improve(dataclasses.replace(path[-1], steps=0), path[-1].penalty, 300, 1e-10)
+    steps += polished.steps
+    if problem.feasible(polished):
+        best = polished
+    else:  # the last minimiser was not one yet
+        best = approach(problem, next((p for p in reversed(path) if p.settled), path[0]), polished)
+    return dataclasses.replace(stretched(problem, best), steps=steps)
+
+
+def anneal(problem: Problem, start: Factors) -> list[Point]:
+    """Minimisers for falling λ, each the start of the next, down to the floor or to the bound on κ."""
+    penalty = max(FIRST, problem.floor)
+    path = [problem.improve(alternate(problem.core, start, penalty, 10), penalty, 60, GAIN)]
+    if not problem.feasible(path[-1]):
+        found = path[-1]
+        while not problem.feasible(found):
+            if penalty > MOST:
+                return [safe(problem, start[0].shape[1])]
+            outside, penalty = found, 10 * penalty
+            found = problem.improve(outside, penalty, 60, GAIN)
+        return [approach(problem, found, outside)]
+    while penalty > problem.floor:
+        penalty = max(problem.floor, penalty * (LEAP if problem.good(path[-1]) else STEP))
+        found = problem.improve(path[-1], penalty, 60, GAIN)
+        if not problem.feasible(found):
+            return [*path, approach(problem, path[-1], found)]
+        path.append(found)
+    return path
+
+
+def approach(problem: Problem, inside: Point, outside: Point) -> Point:
+    """λ between two values so that κ comes close to the bound from below: regula falsi for log κ over log λ."""
+    aim = math.log(problem.cap * (1 + CLOSE) / 2)
+    low, high = math.log(outside.penalty), math.log(inside.penalty)
+    below, above = math.log(problem.condition(inside)), math.log(problem.condition(outside))
+    for _ in range(15):
+        if below >= math.log(CLOSE * problem.cap) or high - low < 1e-3:
+            break
+        share = min(0.9, max(0.1, (above - aim) / (above - below))) if above < math.inf else 0.5
+        found = problem.improve(inside, math.exp(low + share * (high - low)), 60, 1e-5)
+        if problem.feasible(found):
+            inside, high, below = found, math.log(found.penalty), math.log(problem.condition(found))
+        else:
+            low, above = math.log(found.penalty), math.log(problem.condition(found))
+    return inside
+
+
+def stretched(problem: Problem, p: Point) -> Point:
+    """The terms times 1 + λ κ², which undoes what the penalty took of their size: κ stays, the error falls.
+
+    At a minimiser <A, Â> = ‖Â‖² + λ Σ s_l², so this is the best multiple of Â. Where the caller asked for λ it is J that
+    counts, and nothing is stretched.
+    """
+    if problem.given or p.penalty == problem.floor:
+        return p
+    factor = 1 + p.penalty * problem.condition(p) ** 2
+    return point(problem.core, [p.factors[0] * factor, *p.factors[1:]], p.penalty, p.steps, p.settled)
+
+
+def safe(problem: Problem, terms: int) -> Point:
+    """Orthonormal terms, so κ = 1, whatever the target."""
+    core, found = problem.core, problem.core.orthonormal(terms)
+    if found[0].shape[1] == 1:
+        found = alternate(core, found, problem.floor, 50).factors
+    missing = terms - found[0].shape[1]
+    xp = _array.array_namespace(core.like)
+    zeros = [xp.zeros((n, missing), dtype=core.like.dtype, device=_array.device(core.like)) for n in core.sizes]
+    padded = [xp.concat((U, Z), axis=1) for U, Z in zip(found, zeros, strict=True)]
+    return point(core, padded, problem.floor, settled=True)
+
+
+def smallest_rank(problem: Problem, tol: float, norm: float, warm: Factors | None) -> Point:
+    """The first of growing ranks that reaches the tolerance; what is too large by more than one is halved back."""
+    goal = math.sqrt(max(0.0, tol**2 - problem.rest**2))
+    sizes = problem.core.sizes
+    most = math.prod(sizes) // max(sizes)
+    terms, failed, steps, best = 1, 0, 0, None
+    previous: Factors | None = None
+    while True:
+        found = best_of_rank(problem, terms, previous)
+        steps += found.steps
+        if found.residual <= goal or terms >= most:
+            best = found
+            break
+        previous_terms, failed = terms, terms
+        terms = min(most, terms + max(1, terms // 4))
+        previous = grown(problem.core, found.factors, terms, problem.rng)
+    high = terms
+    while high - failed > 1:
+        middle = (high + failed) // 2
+        found = best_of_rank(problem, middle, None)
+        steps += found.steps
+        if found.residual <= goal:
+            best, high = found, middle
+        else:
+            failed = middle
+    return dataclasses.replace(best, steps=steps)
