@@ -58,6 +58,15 @@ def quiet() -> contextlib.AbstractContextManager[object]:
     return np.errstate(all="ignore")
 
 
+def is_lazy(x: object) -> bool:
+    """Whether x is a matrix that is read piece by piece: numpy.memmap, Dask, HDF5, Zarr."""
+    return isinstance(x, np.memmap) or all(hasattr(x, name) for name in ("chunks", "dtype", "shape", "__getitem__"))
+
+
+def is_dask(x: object) -> bool:
+    return bool(compat.is_dask_array(x))
+
+
 # dtypes ---------------------------------------------------------------------------------------------------------------
 
 
@@ -331,6 +340,14 @@ def rcond(A: Array) -> float:
         return 0.0
     value = 1.0 / (to_float(xp.max(xp.sum(xp.abs(A), axis=0))) * to_float(xp.max(xp.sum(xp.abs(X), axis=0))))
     return value if math.isfinite(value) else 0.0
+
+
+def qr_triangle(A: Array) -> Array:
+    """R of the QR factorization, without the orthogonal factor where a library offers that (half the time)."""
+    if is_numpy(A):
+        return np.linalg.qr(A, mode="r")
+    xp = array_namespace(A)
+    return xp.linalg.qr(A, mode="r" if is_torch(A) and not A.requires_grad else "reduced")[1]
 
 
 def solve_triangular(R: Array, B: Array) -> Array:

@@ -102,15 +102,34 @@ class Kronecker(StructuredMatrix):
         return " ⊗ ".join(describe(F) for F in self.factors)
 
 
-def kron(*factors: Any) -> Kronecker:
+def kron(*factors: Any) -> StructuredMatrix:
     """The Kronecker product of arrays and structured matrices; Kronecker factors are flattened.
+
+    A `Separated` takes in arrays, identities and other sums of terms beside it (their numbers of terms multiply);
+    everything else is a `Kronecker`.
 
     >>> import numpy as np, sepmat as sm
     >>> sm.kron(np.eye(2), sm.kron(np.eye(3), np.eye(4)))
     Kronecker(2×2 ⊗ 3×3 ⊗ 4×4, shape=(24, 24), float64)
+    >>> sm.kron(sm.Separated([np.ones((5, 2, 3))]), np.eye(4))
+    Separated((2×3 ⊗ 4×4) × 5 terms, shape=(8, 12), float64)
     """
-    flat = [G for F in factors for G in (F.factors if isinstance(F, Kronecker) else (F,))]
-    return Kronecker(*flat)
+    product = Kronecker(*(G for F in factors for G in (F.factors if isinstance(F, Kronecker) else (F,))))
+    joined: list[StructuredMatrix] = []
+    with _array.quiet():
+        for B in product.operators:
+            while joined and (C := _join(joined[-1], B)) is not NotImplemented:
+                joined, B = joined[:-1], C
+            joined.append(B)
+    if len(joined) == len(product.factors):
+        return product
+    return joined[0] if len(joined) == 1 else Kronecker._of(factors=same_dtype([as_factor(A) for A in joined]))
+
+
+def _join(A: StructuredMatrix, B: StructuredMatrix) -> Any:
+    """A ⊗ B in a closed form, or NotImplemented."""
+    C = A._kron(B)
+    return B._rkron(A) if C is NotImplemented else C
 
 
 # factors ----------------------------------------------------------------------------------------------------------------

@@ -68,6 +68,14 @@ class StructuredMatrix(abc.ABC):
         """self + other where that stays closed, else NotImplemented; both sides are asked, the left one first."""
         return NotImplemented
 
+    def _kron(self, other: "StructuredMatrix") -> Any:
+        """self ⊗ other where that is closed in something better than a Kronecker, else NotImplemented."""
+        return NotImplemented
+
+    def _rkron(self, other: "StructuredMatrix") -> Any:
+        """other ⊗ self, asked when other._kron(self) gave NotImplemented."""
+        return NotImplemented
+
     def _scale(self, s: Array) -> "StructuredMatrix":
         """s A for a 0-d array of the dtype of A (or a wider one)."""
         return Scaled._of(scale=s, matrix=self)
