@@ -9,6 +9,7 @@ from . import _array, _check
 from ._array import Array
 from .errors import DTypeError, PrecisionWarning
 from .matrix import StructuredMatrix
+from .separated import Separated
 
 __all__ = ["Fit"]
 
@@ -64,6 +65,19 @@ def check_tolerance(tol: Any, M: Array, where: str) -> float:
         warnings.warn(
             f"{where}: tol: {value:.1e} is below the unit roundoff {u:.1e} of {_array.dtype_name(M.dtype)}; "
             f"the error will stay near {u:.0e}",
+            PrecisionWarning,
+            stacklevel=3,
+        )
+    return value
+
+
+def check_attainable(tol: Any, A: Separated, where: str) -> float:
+    """A relative tolerance; PrecisionWarning where A cannot be evaluated to it: tol < κ u (Beylkin & Mohlenkamp)."""
+    value, attainable = _check.as_tolerance(tol, where), A.attainable_error()
+    if value < attainable:
+        warnings.warn(
+            f"{where}: tol: {value:.1e} < {attainable:.1e} = u κ, the unit roundoff of {_array.dtype_name(A.dtype)} times "
+            f"the condition number {A.condition_number:.1e} of the terms; the error will stay near {attainable:.0e}",
             PrecisionWarning,
             stacklevel=3,
         )
