@@ -1,9 +1,9 @@
 """The contract of a structured matrix, and the three lazy nodes that close it: Sum, Product, Scaled.
 
 A structure says three things: its `shape`, how it is applied along one axis (`_apply`), and its transpose
-(`_transpose`). It may say more: which products and sums stay in its class (`_times`, `_rtimes`, `_plus`), what a
-multiple of it is (`_scale`), and how entries are read off (`_block`, `_to_dense`). Everything else is written here,
-once for everybody.
+(`_transpose`). It may say more: which products, Kronecker products and sums stay in its class (`_times`, `_rtimes`,
+`_kron`, `_rkron`, `_plus`), what a multiple of it is (`_scale`), and how entries are read off (`_block`, `_to_dense`).
+Everything else is written here, once for everybody.
 """
 
 import abc
