@@ -5,7 +5,6 @@ import math
 
 import numpy as np
 import pytest
-import scipy.linalg
 from conftest import check, dtype_of, host, library
 
 import sepmat as sm
@@ -206,6 +205,13 @@ def test_scales_do_not_matter(shapes, left, right, rng):
     check(np.linalg.norm(S.to_dense() - U @ V.T), np.linalg.norm(U) * np.linalg.norm(V), 200, "float64")
 
 
+@pytest.mark.parametrize("shapes", [((3, 4), (4, 3)), ((3, 2), (2, 2), (2, 3))], ids=str)
+def test_gradients_of_the_terms_are_those_of_the_product(shapes, rng):
+    torch = pytest.importorskip("torch")
+    U, V = (torch.asarray(draw(rng, (n, 2))).requires_grad_() for n in full(shapes))
+    assert torch.autograd.gradcheck(lambda U, V: sm.separated_from_low_rank(U, V, shapes).to_dense(), (U, V))
+
+
 # separation ranks ---------------------------------------------------------------------------------------------------------
 
 
@@ -272,46 +278,18 @@ def test_low_rank_and_dense_agree(rng, xp):
             assert sm.separation_rank(sm.separated_from_low_rank(U, V, shapes)) == expected
 
 
-def laplacian(n):
-    return 2 * np.eye(n) - np.eye(n, k=1) - np.eye(n, k=-1)
+def test_known_separation_ranks():
+    """64 × 64 matrices in 8×8 ⊗ 8×8, exactly and at five tolerances; two of rank 15 hold less above round-off."""
+    pytest.importorskip("threadpoolctl")
+    from studies import separation_rank as study
 
-
-def matrices(rng):
-    """64 × 64 matrices, their separation rank in (8×8)⊗(8×8) and that at 1e-2, 1e-3, 1e-6, 1e-9, 1e-12."""
-    n, reversed_digits = 64, np.arange(64).reshape(8, 8).T.ravel()
-    i, j = np.indices((n, n))
-    dft = np.exp(-2j * np.pi * (i * j % n) / n)
-    return {
-        "identity": (np.eye(n), 1, [1] * 5),
-        "Hadamard": (scipy.linalg.hadamard(n), 1, [1] * 5),
-        "2-D Laplacian": (np.kron(laplacian(8), np.eye(8)) + np.kron(np.eye(8), laplacian(8)), 2, [2] * 5),
-        "lower triangular ones": (np.tril(np.ones((n, n))), 2, [2] * 5),
-        "ones + I": (1 + np.eye(n), 2, [2] * 5),
-        "1-D Laplacian": (laplacian(n), 3, [3] * 5),
-        "inverse 1-D Laplacian": (np.linalg.inv(laplacian(n)), 5, [4, 5, 5, 5, 5]),
-        "random circulant": (scipy.linalg.circulant(rng.standard_normal(n)), 8, [8] * 5),
-        "DFT, digits reversed": (dft[:, reversed_digits], 8, [4, 4, 7, 8, 8]),
-        "DFT": (dft, 64, [64] * 5),
-        "Hilbert": (1 / (i + j + 1), None, [3, 4, 6, 7, 9]),  # 15, of which double precision sees ten
-        "Gaussian kernel": (np.exp(-((i - j) ** 2) / 50), None, [4, 5, 7, 9, 9]),  # 15 again
-        "random Toeplitz": (scipy.linalg.toeplitz(rng.standard_normal(n)), 15, None),
-        "random upper triangular": (np.triu(rng.standard_normal((n, n))), 36, None),
-        "perfect shuffle": (np.eye(n)[reversed_digits], 64, [64] * 5),
-        "random": (rng.standard_normal((n, n)), 64, None),
-        "random orthogonal": (np.linalg.qr(rng.standard_normal((n, n)))[0], 64, None),
-        "random u vᵀ": (np.outer(rng.standard_normal(n), rng.standard_normal(n)), 64, None),
-    }
-
-
-@pytest.mark.parametrize("name", matrices(np.random.default_rng(0)))
-def test_known_separation_ranks(name):
-    M, exact, at = matrices(np.random.default_rng(0))[name]
-    shapes = ((8, 8), (8, 8))
-    if exact is not None:
-        assert sm.separation_rank(M, shapes) == exact
-        assert sm.separation_rank(3e100 * M.T, shapes) == exact
-    if at is not None:
-        assert [sm.separation_rank(M, shapes, tol=t) for t in (1e-2, 1e-3, 1e-6, 1e-9, 1e-12)] == at
+    shapes, found = ((8, 8), (8, 8)), study.matrices(np.random.default_rng(0))
+    for name, (exact, at) in study.EXPECTED.items():
+        M = found[name]
+        if name not in study.BEYOND_DOUBLE:
+            assert sm.separation_rank(M, shapes) == sm.separation_rank(3e100 * M.T, shapes) == exact, name
+        if at is not None:
+            assert [sm.separation_rank(M, shapes, tol=tol) for tol in study.TOLERANCES] == at, name
 
 
 def test_the_smallest_counter_example():
@@ -378,12 +356,12 @@ def test_tolerance_is_that_of_the_nearest_sum(rng):
 
 
 def test_example_of_the_adapter(rng):
-    """A 768×4 factor of random entries: 48 terms 32×2 ⊗ 24×2; 16 of them have 1,792 parameters and error 0.55."""
+    """A 768×4 factor of random entries: 48 terms 32×2 ⊗ 24×2; 16 of them have 1,792 parameters and error 0.56."""
     A = draw(rng, (768, 4))
     assert sm.separation_rank(A, ((32, 2), (24, 2))) == 48 == sm.generic_separation_rank(4, ((32, 2), (24, 2)))
     fit = sm.nearest_kronecker(A, ((32, 2), (24, 2)), rank=16, exact=True)
     assert sum(F.size for F in fit.matrix.factors) == 16 * (64 + 48) == 1792
-    assert abs(fit.relative_error - 0.55) < 0.01
+    assert abs(fit.relative_error - 0.558) < 0.025  # 0.538 to 0.579 in 200 draws
 
 
 # what cannot be done ------------------------------------------------------------------------------------------------------
