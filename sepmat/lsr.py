@@ -290,7 +290,7 @@ class _Rearranged(Protocol):
 
 
 def _rearranged(M: Any, shapes: Any, where: str) -> _Rearranged:
-    if isinstance(M, Separated) and shapes in (None, M.shapes):
+    if isinstance(M, Separated) and (shapes is None or as_shapes(shapes, M.shape, where) == M.shapes):
         return _OfTerms(M, where)
     if isinstance(M, tuple):
         if len(M) != 2:

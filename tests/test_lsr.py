@@ -335,6 +335,9 @@ def test_ranks_of_sums_and_products(rng):
     """Identities: r(A + B) <= r(A) + r(B), r(AB) <= r(A) r(B), r(cA) = r(A), r(PAQ) = r(A) for invertible Kronecker P, Q."""
     A, B = (sm.Separated([draw(rng, (r, 3, 3)), draw(rng, (r, 4, 4))]) for r in (2, 3))
     assert [sm.separation_rank(X) for X in (A, B, A + B, A @ B, A - A, A.T)] == [2, 3, 5, 6, 0, 2]
+    assert sm.separation_rank(A, [[3, 3], [4, 4]]) == 2
+    with pytest.raises(sm.DTypeError, match="to_dense"):
+        sm.separation_rank(A, [[4, 4], [3, 3]])
     P = sm.Separated([draw(rng, (1, 3, 3)), draw(rng, (1, 4, 4))])
     assert sm.separation_rank(P @ A @ P) == 2
     assert sm.separation_rank(A.to_dense(), ((4, 4), (3, 3))) > 2  # other shapes, other rank
