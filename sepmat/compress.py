@@ -81,7 +81,7 @@ def compress(
             result = fit_core(core, rank, tol, max(1.0, cap * shrink), penalty, rng, rest)
             found = [Q @ U for Q, U in zip(bases, result.factors, strict=True)]
             fit = finished(A, columns, result.weights, found, exponent, False, result.converged, result.iterations)
-            if fit.condition_number <= cap:
+            if fit.condition_number is not None and fit.condition_number <= cap:
                 break
     if not fit.converged:
         warnings.warn(
@@ -179,7 +179,7 @@ def _two(columns: list[Array], rank: int | None, tol: float | None) -> tuple[Arr
     (Q, R), (P, T) = (xp.linalg.qr(U) for U in columns)
     left, s, right = svd(R @ xp.matrix_transpose(T))
     tails = tail_norms(s)
-    r = smallest_rank([t / tails[0] for t in tails], tol) if rank is None else min(rank, s.shape[0])
+    r = smallest_rank([t / tails[0] for t in tails], tol or 0.0) if rank is None else min(rank, s.shape[0])
     r = min(r, sum(1 for v in _array.to_numpy(s).tolist() if v > 0))
     return s[:r], [Q @ left[:, :r], P @ right[:, :r]]
 

@@ -30,6 +30,9 @@ class Core(Protocol):
     sizes: tuple[int, ...]
     like: Array
 
+    @property
+    def norm(self) -> float: ...
+    def arranged(self, order: Sequence[int], scale: float) -> "Core": ...  # the modes in another order, scaled
     def sweep(self, factors: Factors, penalty: float) -> Factors: ...  # alternating least squares on [KR; √λ I]
     def system(self, factors: Factors) -> System: ...
     def residual(self, factors: Factors) -> float: ...  # ‖Ĉ − C‖
@@ -50,6 +53,13 @@ class DenseCore:
         self._unfolded = [  # the other modes down, mode k across
             xp.reshape(xp.moveaxis(C, k, -1), (math.prod(self.sizes) // n, n)) for k, n in enumerate(self.sizes)
         ]
+
+    @property
+    def norm(self) -> float:
+        return vector_norm(self.like)
+
+    def arranged(self, order: Sequence[int], scale: float) -> "DenseCore":
+        return DenseCore(_array.array_namespace(self.like).permute_dims(self.like, tuple(order)) * scale)
 
     def flops(self, terms: int) -> float:
         return 4.0 * math.prod(self.sizes) * (sum(self.sizes) * terms) ** 2
@@ -124,6 +134,14 @@ class TermsCore:
         self.like, self.sizes = factors[0], tuple(int(F.shape[0]) for F in factors)
         self.terms = int(factors[0].shape[1])
 
+    @property
+    def norm(self) -> float:
+        return terms_norm(self.factors)
+
+    def arranged(self, order: Sequence[int], scale: float) -> "TermsCore":
+        first, *others = (self.factors[k] for k in order)
+        return TermsCore([first * scale, *others])
+
     def flops(self, terms: int) -> float:
         total, columns = 0.0, terms + self.terms
         for n in self.sizes:
@@ -164,7 +182,8 @@ class TermsCore:
         xp = _array.array_namespace(self.like)
         r, R = factors[0].shape[1], self.terms
         ones = xp.ones((1, 1), dtype=self.like.dtype, device=_array.device(self.like))
-        ours, target, tangents = xp.repeat(ones, r, axis=1), xp.repeat(ones, R, axis=1), []
+        ours, target = xp.repeat(ones, r, axis=1), xp.repeat(ones, R, axis=1)
+        tangents: list[Array] = []
         bases: list[Array | None] = []
         for U, F in zip(factors, self.factors, strict=True):
             n = U.shape[0]
@@ -252,10 +271,21 @@ def scales(factors: Factors) -> Array:
 
 def terms_norm(factors: Sequence[Array]) -> float:
     """‖Σ_l f_1^l ∘ … ∘ f_d^l‖ by the QR sweep."""
-    S, *rest = factors
+    S, *rest = (_span(U) for U in factors)
     for U in rest:
         S = khatri_rao(thin(S), U)
     return vector_norm(_array.array_namespace(S).sum(S, axis=1))
+
+
+def _span(U: Array) -> Array:
+    """Many columns in coordinates of the space they span, which is often small: their sweep is the shorter for it."""
+    if U.shape[1] <= 4 * U.shape[0]:
+        return U
+    xp = _array.array_namespace(U)
+    _, s, Vt = xp.linalg.svd(U, full_matrices=False)
+    floor = 4 * _array.unit_roundoff(xp, U.dtype) * _array.to_float(s[0])
+    r = max(1, int(xp.sum(xp.astype(s > floor, xp.int64))))
+    return _array.astype(s[:r], U.dtype)[:, None] * Vt[:r, :]
 
 
 def balanced(factors: Factors) -> Factors:

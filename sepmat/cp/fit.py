@@ -12,7 +12,7 @@ from .optimise import Point, alternate, descend, point
 from .starts import grown, pencil_start, random_start
 
 STARTS = 4  # random ones
-FIRST, STEP, LEAP = 1e-2, 1e-2, 1e-8  # λ: where it begins, what it is multiplied with, also when the fit is good
+FIRST, STEP, LEAP = 1e-2, 1e-1, 1e-8  # λ: where it begins, what it is multiplied with, also where it no longer counts
 GAIN = 1e-5  # of the objective, below which a step is not worth taking on the way to smaller λ
 MOST = 1e2  # the largest λ that is tried
 NEWTON = 3e9  # multiplications up to which a step of Levenberg–Marquardt is affordable; beyond, ALS alone
@@ -38,7 +38,7 @@ class Problem:
     rest: float  # the share of the target outside the core: no fit does better
     cap: float
     floor: float  # λ
-    given: bool  # λ is what the caller asked for
+    fixed: bool  # λ is what the caller asked for
     rng: Any
 
     def condition(self, p: Point) -> float:
@@ -80,27 +80,17 @@ def fit_core(
     rank, or the smallest one with √(‖Ĉ − C‖² + rest²) <= tol ‖target‖, where rest is the norm of what the target has
     outside the core. κ <= max_condition in what is returned, always; penalty fixes λ / ‖target‖² instead.
     """
-    dense = not isinstance(core, (list, tuple))
-    order = sorted(
-        range(core.ndim if dense else len(core)), key=lambda k: -(core.shape[k] if dense else core[k].shape[0])
-    )
-    xp = _array.array_namespace(core if dense else core[0])
-    norm = _array.to_float(_array.frobenius(core)) if dense else terms_norm(core)
-    scale = math.hypot(norm, rest) or 1.0
-    target: Core
-    if dense:
-        target = DenseCore(xp.permute_dims(core, tuple(order)) / scale)
-    else:
-        target = TermsCore([core[order[0]] / scale, *(core[k] for k in order[1:])])
+    given: Core = TermsCore(core) if isinstance(core, (list, tuple)) else DenseCore(core)
+    order = sorted(range(len(given.sizes)), key=lambda k: -given.sizes[k])
+    xp = _array.array_namespace(given.like)
+    scale = math.hypot(given.norm, rest) or 1.0
+    target = given.arranged(order, 1 / scale)
     cap = math.inf if max_condition is None else max_condition * (1 - 1e-9)
     smallest = _array.unit_roundoff(xp, target.like.dtype) ** 2
     floor = smallest if penalty is None else max(penalty, smallest)
     problem = Problem(target, rest / scale, cap, floor, penalty is not None, rng)
     warm = None if start is None else [start[k] for k in order]
-    if rank is not None:
-        found = best_of_rank(problem, rank, warm)
-    else:
-        found = smallest_rank(problem, tol, norm / scale, warm)
+    found = smallest_rank(problem, tol or 0.0, warm) if rank is None else best_of_rank(problem, rank, warm)
     factors = balanced(found.factors)
     weights = scales(factors) * scale
     ranked = xp.argsort(weights, descending=True)[: int(xp.sum(xp.astype(weights > 0, xp.int64)))]
@@ -151,10 +141,12 @@ def anneal(problem: Problem, start: Factors) -> list[Point]:
             found = problem.improve(outside, penalty, 60, GAIN)
         return [approach(problem, found, outside)]
     while penalty > problem.floor:
-        penalty = max(problem.floor, penalty * (LEAP if problem.good(path[-1]) else STEP))
-        found = problem.improve(path[-1], penalty, 60, GAIN)
+        last = path[-1]
+        idle = problem.good(last) or penalty * last.size**2 <= 1e-6 * last.residual**2
+        penalty = max(problem.floor, penalty * (LEAP if idle else STEP))
+        found = problem.improve(last, penalty, 60, GAIN)
         if not problem.feasible(found):
-            return [*path, approach(problem, path[-1], found)]
+            return [*path, approach(problem, last, found)]
         path.append(found)
     return path
 
@@ -182,7 +174,7 @@ def stretched(problem: Problem, p: Point) -> Point:
     At a minimiser <A, Â> = ‖Â‖² + λ Σ s_l², so this is the best multiple of Â. Where the caller asked for λ it is J that
     counts, and nothing is stretched.
     """
-    if problem.given or p.penalty == problem.floor:
+    if problem.fixed or p.penalty == problem.floor:
         return p
     factor = 1 + p.penalty * problem.condition(p) ** 2
     return point(problem.core, [p.factors[0] * factor, *p.factors[1:]], p.penalty, p.steps, p.settled)
@@ -200,7 +192,7 @@ def safe(problem: Problem, terms: int) -> Point:
     return point(core, padded, problem.floor, settled=True)
 
 
-def smallest_rank(problem: Problem, tol: float, norm: float, warm: Factors | None) -> Point:
+def smallest_rank(problem: Problem, tol: float, warm: Factors | None) -> Point:
     """The first of growing ranks that reaches the tolerance; what is too large by more than one is halved back."""
     goal = math.sqrt(max(0.0, tol**2 - problem.rest**2))
     sizes = problem.core.sizes
@@ -213,7 +205,7 @@ def smallest_rank(problem: Problem, tol: float, norm: float, warm: Factors | Non
         if found.residual <= goal or terms >= most:
             best = found
             break
-        previous_terms, failed = terms, terms
+        failed = terms
         terms = min(most, terms + max(1, terms // 4))
         previous = grown(problem.core, found.factors, terms, problem.rng)
     high = terms

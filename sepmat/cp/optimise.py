@@ -11,8 +11,8 @@ from .. import _array
 from .._array import Array
 from .cores import Core, Factors, System, adjoint, balanced, scales, vector_norm
 
-START, DOWN, UP = 1e-2, 3.0, 4.0  # the damping of Levenberg and Marquardt, and what success and failure do to it
-DAMPING = (1e-18, 1e8)
+START, DOWN, UP = 1e-2, 2.0, 4.0  # the damping of Levenberg and Marquardt, and what success and failure do to it
+LEAST = 1e-18
 BEND = 0.75  # the largest second-order correction, relative to the step
 
 
@@ -58,25 +58,26 @@ def descend(core: Core, start: Point, penalty: float, steps: int, gain: float = 
     Near a degenerate target the terms move along a narrow curved valley, in which a straight step is worth little:
     the step is bent by the second derivative along it, for the price of one more product with Qᴴ.
     """
-    best, damping, idle = point(core, start.factors, penalty), START, 0
-    floor = (10 * _array.unit_roundoff(_array.array_namespace(core.like), core.like.dtype)) ** 2
+    u = _array.unit_roundoff(_array.array_namespace(core.like), core.like.dtype)
+    best, idle = point(core, start.factors, penalty), 0
+    damping = START * math.sqrt(best.objective)
     for step in range(1, steps + 1):
-        system = _penalised(core.system(best.factors), best.factors, penalty)
+        model = _Model(_penalised(core.system(best.factors), best.factors, penalty))
+        noise = max(gain * best.objective, 4 * u * math.sqrt(best.objective))  # ‖Ĉ − C‖ is known to u
         found = None
-        model = _Model(system)
-        while damping <= DAMPING[1]:
-            move, bend = model.step(damping, best.factors)
+        while found is None:
+            move, bend, promise = model.step(damping, best.factors)
+            if promise <= (10 * u) ** 2 or (promise <= noise and bend > BEND):
+                return dataclasses.replace(best, steps=step, settled=True)
             if bend <= BEND:
                 found = point(core, [U + V for U, V in zip(best.factors, move, strict=True)], penalty)
-                if found.objective < best.objective:
-                    break
-                found = None
-            damping *= UP
-        if found is None:  # no step is good enough: round-off
-            return dataclasses.replace(best, steps=step, settled=True)
-        damping = max(damping / DOWN, DAMPING[0])
-        idle = idle + 1 if best.objective - found.objective <= gain * best.objective else 0
-        best = dataclasses.replace(found, steps=step, settled=idle == 3 or found.objective <= floor)
+                if not found.objective < best.objective:
+                    found = None
+                    if promise <= noise:
+                        return dataclasses.replace(best, steps=step, settled=True)
+            damping = damping * UP if found is None else max(damping / DOWN, LEAST)
+        idle = idle + 1 if best.objective - found.objective <= noise else 0
+        best = dataclasses.replace(found, steps=step, settled=idle == 3)
         if best.settled:
             break
     return best
@@ -116,8 +117,8 @@ class _Model:
         self.Q, self.R = xp.linalg.qr(system.jacobian)
         self.target = adjoint(self.Q) @ -system.residual[:, None]
 
-    def step(self, damping: float, factors: Factors) -> tuple[Factors, float]:
-        """The bent step, and how large the bend is: ‖a‖ / ‖v‖."""
+    def step(self, damping: float, factors: Factors) -> tuple[Factors, float, float]:
+        """The bent step, how large the bend is, ‖a‖ / ‖v‖, and what the linear model says that J falls by."""
         xp, n = _array.array_namespace(self.R), self.R.shape[1]
         eye = xp.eye(n, dtype=self.R.dtype, device=_array.device(self.R))
         Q, R = xp.linalg.qr(xp.concat((self.R, eye * math.sqrt(damping))))
@@ -125,8 +126,9 @@ class _Model:
         straight = _array.solve_triangular(R, Q @ self.target)
         second = self.system.curvature(_unpacked(straight, factors))
         bend = _array.solve_triangular(R, Q @ (adjoint(self.Q) @ -second[:, None]))
-        size = vector_norm(straight)
-        return _unpacked(straight + 0.5 * bend, factors), vector_norm(bend) / size if size else 0.0
+        size, along = vector_norm(straight), self.R @ straight
+        promise = _array.to_float(xp.sum(_real(_conj(along) * (2 * self.target - along))))
+        return _unpacked(straight + 0.5 * bend, factors), vector_norm(bend) / size if size else 0.0, promise
 
 
 def _unpacked(x: Array, factors: Factors) -> Factors:
