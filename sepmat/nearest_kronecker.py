@@ -11,11 +11,11 @@ from typing import Any
 from . import _array, _check
 from ._array import Array
 from .errors import ShapeError
-from .fit import Fit, as_target, check_tolerance, smallest_rank, svd, tail_norms
-from .kronecker import Kronecker, as_shapes, rearrange
-from .low_rank import LowRank
-from .rearranged import CHUNK, EXTRA, FromDense, FromLowRank, Pairs, Rearranged, Triplets, adjoint, conj
+from .fit import Fit, check_tolerance, smallest_rank, svd, tail_norms
+from .kronecker import Kronecker, as_shapes
+from .rearranged import CHUNK, EXTRA, FromDense, Pairs, Rearranged, Triplets, adjoint, conj, to_tolerance
 from .separated import Separated
+from .sources import Source, as_source
 
 __all__ = ["nearest_kronecker"]
 
@@ -56,34 +56,35 @@ def nearest_kronecker(
         rank = 1
     _check.one_of(where, rank=rank, tol=tol)
     with _array.quiet():
-        R, pairs, exponents = _rearranged(M, shapes, where)
-        largest = max(1, min(R.shape))
-        if tol is None:
-            rank = _check.as_integer(rank, where, "rank", maximum=largest)
-            triplets, optimal = _leading(R, rank, rng, exact)
+        source = as_source(M, where, rng, exact)
+        pairs = _two(shapes, source.shape, where)
+        if tol is not None:
+            tol = check_tolerance(tol, source.like, where)
+        (U, s, V), error, optimal = nearest_two(source, pairs, rank, tol, rng, where, exact)
+        if s.shape[0] == 1:
+            A: Kronecker | Separated = as_product(U, s, V, pairs, source.exponents)
         else:
-            triplets, optimal = _to_tolerance(R, check_tolerance(tol, R.like, where), rng, exact)
-            rank = triplets[1].shape[0]
-        U, s, V = _phased(triplets)
-        if U.shape[1] == 1:
-            U, s, V = _inherit(R, pairs, U, s, V)
-        error = R.residual(U * _array.astype(s, U.dtype), V) / (R.norm or 1.0)
-        A = _assemble(U, s, V, pairs, exponents)
-        return Fit(A, error, A.num_parameters, condition_number=1.0, optimal=optimal or error == 0.0)
+            A = as_sum((U, V), s, pairs, source.exponents)
+        return Fit(A, error, A.num_parameters, condition_number=1.0, optimal=optimal)
 
 
-def _rearranged(M: Any, shapes: Any, where: str) -> tuple["Rearranged", Pairs, tuple[int, int]]:
-    """R(M / 2^k), the two shapes, and the powers of two that the two factors get back."""
-    if isinstance(M, LowRank):
-        pairs = _two(shapes, M.shape, where)
-        U, k = as_target(M.U, where)
-        V, l = as_target(M.V, where)
-        if not M.rank:  # nothing is the sum of one term that is 0
-            U, V = (_array.array_namespace(X).zeros((X.shape[0], 1), dtype=X.dtype, device=M.device) for X in (U, V))
-        return FromLowRank(U, V, pairs), pairs, (k, l)
-    M, k = as_target(M, where)
-    pairs = _two(shapes, tuple(M.shape), where)
-    return FromDense(rearrange(M, pairs), pairs), pairs, (k // 2, k - k // 2)
+def nearest_two(
+    source: Source, pairs: Pairs, rank: int | None, tol: float | None, rng: Any, where: str, exact: bool = False
+) -> tuple[Triplets, float, bool]:
+    """The singular triplets of R(M) that are the terms, their relative error, and whether they are proven optimal."""
+    R = source.rearranged(pairs)
+    if isinstance(R, FromDense) and R.hermitian and not _array.is_complex(R.like):
+        R = FromSymmetric(R.like, pairs)
+    if rank is not None:
+        rank = _check.as_integer(rank, where, "rank", maximum=max(1, min(R.shape)))
+        triplets, optimal = _leading(R, rank, rng, exact)
+    else:
+        triplets, optimal = _to_tolerance(R, tol or 0.0, rng, exact)
+    U, s, V = _phased(triplets)
+    if U.shape[1] == 1:
+        U, s, V = _inherit(R, pairs, U, s, V)
+    error = R.residual(U * _array.astype(s, U.dtype), V) / (R.norm or 1.0)
+    return (U, s, V), error, optimal or error == 0.0
 
 
 def _two(shapes: Any, full: tuple[int, ...], where: str) -> Pairs:
@@ -99,15 +100,19 @@ def _two(shapes: Any, full: tuple[int, ...], where: str) -> Pairs:
     return pairs
 
 
-def _assemble(U: Array, s: Array, V: Array, pairs: Pairs, exponents: tuple[int, int]) -> Kronecker | Separated:
-    xp = _array.array_namespace(U)
-    k, l = exponents
-    if s.shape[0] != 1:
-        factors = tuple(
-            xp.reshape(xp.matrix_transpose(X), (X.shape[1], *shape)) for X, shape in zip((U, V), pairs, strict=True)
-        )
-        return Separated(factors, _array.ldexp(s, k + l))
-    root = _array.astype(xp.sqrt(s), U.dtype)  # σ goes to both factors, so that neither leaves the range
+def as_sum(factors: Sequence[Array], s: Array, pairs: Pairs, exponents: tuple[int, int]) -> Separated:
+    """Σ_l s_l F_1[:, l] ⊗ F_2[:, l] ⊗ … for factors (m_k n_k, terms), times 2^(k + l)."""
+    xp = _array.array_namespace(s)
+    stacks = tuple(
+        xp.reshape(xp.matrix_transpose(F), (F.shape[1], *shape)) for F, shape in zip(factors, pairs, strict=True)
+    )
+    return Separated(stacks, _array.ldexp(s, sum(exponents)))
+
+
+def as_product(U: Array, s: Array, V: Array, pairs: Pairs, exponents: tuple[int, int]) -> Kronecker:
+    """One term: σ and the powers of two go to both factors, so that neither leaves the range."""
+    xp, (k, l) = _array.array_namespace(U), exponents
+    root = _array.astype(xp.sqrt(s), U.dtype)
     return Kronecker._of(
         factors=(xp.reshape(_array.ldexp(U * root, k), pairs[0]), xp.reshape(_array.ldexp(V * root, l), pairs[1]))
     )
@@ -118,30 +123,16 @@ def _assemble(U: Array, s: Array, V: Array, pairs: Pairs, exponents: tuple[int, 
 
 def _leading(R: Rearranged, rank: int, rng: Any, exact: bool) -> tuple[Triplets, bool]:
     """The leading triplets, and whether they are exact."""
-    triplets, exact = _triplets(R, rank + EXTRA, rng, exact)
+    triplets, exact = R.triplets(rank + EXTRA, rng, exact)
     return _first(triplets, rank), exact
 
 
 def _to_tolerance(R: Rearranged, tol: float, rng: Any, exact: bool) -> tuple[Triplets, bool]:
-    """As many triplets as the tolerance asks for, from blocks that double."""
-    block, scale = EXTRA, R.norm or 1.0
-    while True:
-        (U, s, V), exact = _triplets(R, block + EXTRA, rng, exact)
-        rest = 0.0 if exact else R.residual(U * _array.astype(s, U.dtype), V)
-        if exact or rest <= tol * scale:
-            # the error of the block and of what is cut from it are orthogonal
-            tails = [t / scale for t in tail_norms(s, rest)]
-            return _first((U, s, V), smallest_rank(tails, tol)), exact
-        block *= 2
-
-
-def _triplets(R: Rearranged, block: int, rng: Any, exact: bool) -> tuple[Triplets, bool]:
-    """At least min(block, size) triplets, largest first, and whether they are those of the full SVD."""
-    if isinstance(R, FromDense) and not _array.is_complex(R.like) and R.hermitian:
-        return _symmetric_triplets(R, block, rng, exact)
-    if exact or 4 * block >= min(R.shape):
-        return R.svd(), True
-    return R.leading(block, rng), False
+    """As many triplets as the tolerance asks for."""
+    triplets, rest, exact = to_tolerance(R, tol, rng, exact)
+    # the error of the block and of what is cut from it are orthogonal
+    tails = [t / (R.norm or 1.0) for t in tail_norms(triplets[1], rest)]
+    return _first(triplets, smallest_rank(tails, tol)), exact
 
 
 def _first(triplets: Triplets, rank: int) -> Triplets:
@@ -163,29 +154,28 @@ def _phased(triplets: Triplets) -> Triplets:
 # structure of the factors -------------------------------------------------------------------------------------------------
 
 
-def _symmetric_triplets(R: FromDense, block: int, rng: Any, exact: bool) -> tuple[Triplets, bool]:
-    """For symmetric M: R(M) commutes with transposition, so it splits into a symmetric and a skew part.
+class FromSymmetric(FromDense):
+    """R(M) of a real symmetric M commutes with transposition, so it splits into a symmetric and a skew part.
 
     Each part is a matrix of half the size in the coordinates of its (i, j), i <= j: every singular vector is exactly
     symmetric or skew, also where two singular values meet, at half the work.
     """
-    xp = _array.array_namespace(R.like)
-    found, all_exact = [], True
-    for sign in (1.0, -1.0):
-        (p, _), (q, _) = R.pairs
-        rows = _HalfSpace(p, sign, R.like)
-        cols = rows if p == q else _HalfSpace(q, sign, R.like)
-        if 0 in (rows.dim, cols.dim):
-            continue
-        part = FromDense(_restrict(R.like, rows, cols, sign))
-        if exact or 4 * block >= min(part.shape):
-            U, s, V = part.svd()
-        else:
-            (U, s, V), all_exact = part.leading(block, rng), False
-        found.append((rows.lift(U), s, cols.lift(V)))
-    U, s, V = (xp.concat(parts, axis=-1) for parts in zip(*found, strict=True))
-    order = xp.argsort(s, descending=True)
-    return (xp.take(U, order, axis=1), xp.take(s, order), xp.take(V, order, axis=1)), all_exact
+
+    def triplets(self, block: int, rng: Any, exact: bool = False) -> tuple[Triplets, bool]:
+        xp = _array.array_namespace(self.like)
+        found, all_exact = [], True
+        for sign in (1.0, -1.0):
+            (p, _), (q, _) = self.pairs
+            rows = _HalfSpace(p, sign, self.like)
+            cols = rows if p == q else _HalfSpace(q, sign, self.like)
+            if 0 in (rows.dim, cols.dim):
+                continue
+            (U, s, V), full = FromDense(_restrict(self.like, rows, cols, sign)).triplets(block, rng, exact)
+            found.append((rows.lift(U), s, cols.lift(V)))
+            all_exact = all_exact and full
+        U, s, V = (xp.concat(parts, axis=-1) for parts in zip(*found, strict=True))
+        order = xp.argsort(s, descending=True)
+        return (xp.take(U, order, axis=1), xp.take(s, order), xp.take(V, order, axis=1)), all_exact
 
 
 class _HalfSpace:

@@ -74,6 +74,23 @@ class Rearranged(abc.ABC):
                 before = _energy(xp.linalg.svdvals(T), block - EXTRA)
         return Q @ conj(Z), s, conj(W)
 
+    def triplets(self, block: int, rng: Any, exact: bool = False) -> tuple[Triplets, bool]:
+        """At least min(block, size) triplets, largest first, and whether they are those of the full SVD."""
+        if exact or 4 * block >= min(self.shape):
+            return self.svd(), True
+        return self.leading(block, rng), False
+
+
+def to_tolerance(R: Rearranged, tol: float, rng: Any, exact: bool = False) -> tuple[Triplets, float, bool]:
+    """As many triplets as the tolerance asks for or more, from blocks that double; what they leave out; whether exact."""
+    block = EXTRA
+    while True:
+        (U, s, V), full = R.triplets(block + EXTRA, rng, exact)
+        rest = 0.0 if full else R.residual(U * _array.astype(s, U.dtype), V)
+        if full or rest <= tol * (R.norm or 1.0):
+            return (U, s, V), rest, full
+        block *= 2
+
 
 def _energy(s: Array, rank: int) -> float:
     return _array.to_float(_array.array_namespace(s).sum(s[: min(rank, s.shape[0])] ** 2))
