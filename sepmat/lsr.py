@@ -228,7 +228,7 @@ def generic_separation_rank(rank: int, shapes: Sequence[tuple[int, int]]) -> int
     The rank of R = Σ_{j<=r} U_j ⊗ V_j for random U_j (m1×m2) and V_j (n1×n2). With P and Q invertible, P U_j Q is block
     diagonal for all j at once, with blocks of known sizes (`_blocks`; r = 1: the rank; r = 2: Kronecker's form of a
     pencil; any r: Kac 1980, the canonical decomposition); V_j likewise, and a block a×b meets a block c×d in full
-    rank, min(a c, b d). For all but few cases the sum is the simple bound
+    rank, min(a c, b d), in every case tried. But for few shapes the sum is the simple bound
     min{ r min(m1, m2) min(n1, n2), min(m1, r m2) min(n1, r n2), min(m2, r m1) min(n2, r n1) },
     which it never exceeds; the smallest exception is 3×5 ⊗ 5×3 with r = 2, 14 and not 15.
 
