@@ -18,6 +18,8 @@ import threadpoolctl
 
 import sepmat as sm
 
+LOOKS = {"sepmat": ("#D55E00", "o"), "TensorLy": ("#0072B2", "s"), "pyttb": ("#009E73", "^")}
+
 Terms = tuple[Any, list[Any]]  # weights (r,) and factors (n_i, r): Σ_l w_l u_1^l ∘ … ∘ u_d^l
 
 
@@ -29,8 +31,10 @@ def one_thread() -> Iterator[None]:
         yield
 
 
-def run(call: Callable[[], tuple[Any, float | None, int]], residual: Callable[[Any], float]) -> dict[str, Any]:
-    """call() on the CPU clock and what its answer is worth."""
+def run(
+    call: Callable[[], tuple[Any, float | None, int]], residual: Callable[[Any], float], norm: float | None = None
+) -> dict[str, Any]:
+    """call() on the CPU clock and what its answer is worth; with norm = ‖T‖, κ is (Σ s_l²)^½ / ‖T‖."""
     with one_thread():
         start = time.process_time()
         try:
@@ -38,7 +42,7 @@ def run(call: Callable[[], tuple[Any, float | None, int]], residual: Callable[[A
         except np.linalg.LinAlgError as error:
             return {"failed": f"LinAlgError: {error}", "seconds": time.process_time() - start}
         seconds = time.process_time() - start
-        found = {"error": residual(answer), "reported": reported, "kappa": kappa(answer)}
+        found = {"error": residual(answer), "reported": reported, "kappa": kappa(answer, norm)}
     found = {k: None if v is None or not math.isfinite(v) else float(v) for k, v in found.items()}
     return found | {"iterations": iterations, "seconds": seconds}
 
@@ -53,6 +57,14 @@ def rounds(calls: dict[str, Callable[[], Any]], times: int, rng: Any) -> dict[st
                 calls[name]()
                 seconds[name].append(time.process_time() - start)
     return seconds
+
+
+def look(name: str, **more: Any) -> dict[str, Any]:
+    """Keyword arguments that draw a competitor as it is drawn everywhere; a variant of one keeps its colour and marker."""
+    colour, marker = LOOKS[name.split(",")[0]]
+    style = "-" if "," not in name else ":"
+    edge = {"markeredgecolor": "white", "markeredgewidth": 0.6}
+    return {"label": name, "color": colour, "marker": marker, "linestyle": style} | edge | more
 
 
 # --- what an answer is worth ------------------------------------------------------------------------------------------
@@ -86,10 +98,10 @@ def separated(terms: Terms, shapes: Sequence[tuple[int, int]]) -> sm.Separated:
     return sm.Separated(stacks, np.asarray(weights))
 
 
-def kappa(answer: Any) -> float:
-    """κ of a Separated, or of the terms of a peer."""
+def kappa(answer: Any, norm: float | None = None) -> float:
+    """κ of a Separated, or of the terms of a peer; with norm = ‖T‖, (Σ s_l²)^½ / ‖T‖."""
     A = separated(answer, [(len(U), 1) for U in answer[1]]) if isinstance(answer, tuple) else answer
-    return float(A.condition_number)
+    return float(A.condition_number) * (float(sm.norm(A)) / norm if norm else 1.0)
 
 
 # --- the packages -----------------------------------------------------------------------------------------------------
@@ -144,7 +156,9 @@ def by_hand(T: Any, rank: int) -> Callable[[], tuple[Terms, float | None, int]]:
     return call
 
 
-def sepmat(fit: Callable[..., sm.Fit], *arguments: Any, **settings: Any) -> Callable[[], tuple[sm.Separated, float, int]]:
+def sepmat(
+    fit: Callable[..., sm.Fit], *arguments: Any, **settings: Any
+) -> Callable[[], tuple[sm.Separated, float, int]]:
     """A fit of this library; the matrix it returns may have any class that converts to Separated."""
 
     def call() -> tuple[Any, float, int]:
