@@ -20,7 +20,15 @@ from studies.real_matrices import KINDS, by_share_caught, median, weights
 
 STATUS = "reproduced"
 PRESETS: dict[str, dict[str, Any]] = {
-    "smoke": {"sizes": [1, 2, 3, 5], "rank": 3, "layers": [0], "kinds": ["query"], "corner": 48, "ranks": [1, 2, 4]},
+    "smoke": {
+        "sizes": [1, 2, 3, 5],
+        "rank": 3,
+        "layers": [0],
+        "kinds": ["query"],
+        "corner": 48,
+        "ranks": [1, 2, 4],
+        "fitted": 2,
+    },
     "paper": {
         "sizes": [1, 2, 3, 4, 5, 7],
         "rank": 4,
@@ -28,6 +36,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "kinds": list(KINDS),
         "corner": None,
         "ranks": [1, 2, 4, 8, 16, 32, 64],
+        "fitted": 8,
     },
 }
 TOLERANCES = (1e-2, 1e-3, 1e-6, 1e-9, 1e-12)
@@ -56,7 +65,7 @@ FLOOR = 1e-14  # errors below are round-off, and kept as this
 PRIME = 2**31 - 1
 FAMILIES = ((8, 8), (16, 4), (32, 2), (64, 1))  # of the shapes (a×b) ⊗ (b×a) of 64 × 64
 SPLITS = {48: ((8, 6), (4, 4, 3)), 384: ((24, 16), (8, 8, 6)), 1536: ((48, 32), (16, 12, 8))}
-CLASSES = {"low_rank": "low rank", "two": "d = 2", "tree": "d = 3, tree"}
+CLASSES = {"low_rank": "low rank", "two": "d = 2", "tree": "d = 3, tree", "three": "d = 3, fitted"}
 NOISE = "Gaussian noise"
 
 
@@ -249,30 +258,44 @@ def size_of(M: Any, d: int) -> int:
     return 1 + sum(a * b for a, b in splits(M, d))
 
 
-def curves(M: Any, ranks: list[int]) -> dict[str, Any]:
-    """Relative errors at the parameters of rank 1, 2, 4, …: the best ones for low rank and d = 2, a start for d = 3."""
+def curves(M: Any, ranks: list[int], fitted: int) -> dict[str, Any]:
+    """Relative errors at the parameters of rank 1, 2, 4, …: the best ones for low rank and d = 2, two for d = 3."""
     m, n = M.shape
     values = {
         "low_rank": np.linalg.svd(M, compute_uv=False),
         "two": np.linalg.svd(sm.rearrange(M, splits(M, 2)), compute_uv=False),
         "tree": tree(sm.rearrange(M, splits(M, 3)))[0],
     }
-    sizes = {"low_rank": m + n, "two": size_of(M, 2), "tree": size_of(M, 3)}
+    sizes = {"low_rank": m + n, "two": size_of(M, 2), "tree": size_of(M, 3), "three": size_of(M, 3)}
     terms = {name: [r * (m + n) // size for r in ranks] for name, size in sizes.items()}
     errors: dict[str, list[float | None]] = {}
     for name, found in values.items():
         tails = np.sqrt(np.cumsum(np.append(found, 0.0)[::-1] ** 2))[::-1] / np.linalg.norm(M)
         errors[name] = [float(tails[min(k, len(found))]) if k else None for k in terms[name]]
+    errors["three"] = [three(M, k) if r <= fitted else None for r, k in zip(ranks, terms["three"], strict=True)]
     return {"errors": errors, "terms": terms}
 
 
+def three(M: Any, terms: int, sweeps: int = 40) -> float:
+    """The error of so many terms of three factors: alternating least squares from the tree."""
+    T = sm.rearrange(M / np.linalg.norm(M), splits(M, 3))
+    _, factors = tree(T, rank=terms)
+    unfoldings = [np.moveaxis(T, k, -1).reshape(-1, T.shape[k]) for k in range(3)]
+    for k in [*range(3)] * sweeps:
+        A, B = (factors[j] for j in range(3) if j != k)
+        products = scipy.linalg.khatri_rao(A, B)
+        solved = np.linalg.lstsq(products, unfoldings[k], rcond=None)[0].T
+        factors[k] = solved / np.linalg.norm(solved, axis=0)
+    return float(np.linalg.norm(unfoldings[k] - products @ solved.T))
+
+
 def trained(p: dict[str, Any], rng: Any) -> dict[str, Any]:
-    """The curves of every weight, by kind; and of a Gaussian matrix."""
+    """The curves of every weight, by kind; and of a Gaussian matrix. d = 3 is fitted for the first layer only."""
     named = weights(p["kinds"], p["layers"], p["corner"])
     named.append((NOISE, p["layers"][0], rng.standard_normal(named[0][2].shape)))
     out: dict[str, Any] = {}
-    for kind, _, M in _study.progress(named, "weights"):
-        found = curves(M, p["ranks"])
+    for kind, layer, M in _study.progress(named, "weights"):
+        found = curves(M, p["ranks"], p["fitted"] if layer == p["layers"][0] else 0)
         shares = [r * sum(M.shape) / M.size for r in p["ranks"]]
         group = out.setdefault(kind, {"shape": M.shape, "shares": shares, "terms": found["terms"], "errors": {}})
         for name, row in found["errors"].items():
@@ -302,7 +325,8 @@ def claims(numbers: dict[str, Any]) -> dict[str, bool]:
     fixed = [name for name, (_, at) in EXPECTED.items() if at is not None]
     count, errors = adapter["parameters"], adapter["errors"]
     trained = {kind: group for kind, group in numbers["weights"].items() if kind != NOISE}
-    two = comparisons(trained.values(), "two")
+    noise = numbers["weights"][NOISE]["errors"]
+    two, three = (comparisons(trained.values(), name) for name in ("two", "three"))
     like_noise = 0.02 if numbers["weights"][NOISE]["shape"][0] >= 384 else 0.1
     return {
         f"random matrices of given rank: separation rank as generic_separation_rank foretells it, {cases} of {cases}": (
@@ -352,6 +376,17 @@ def claims(numbers: dict[str, Any]) -> dict[str, bool]:
         f"weights: low rank beats two factors of like sizes in {two[0]} of {two[1]} comparisons at equal parameters": (
             two[0] >= 0.98 * two[1]
         ),
+        f"weights: it beats fitted sums of three factors in {three[0]} of {three[1]}": three[0] >= 0.9 * three[1],
+        "weights: three factors, fitted, beat two at every budget, on the median of every kind": all(
+            ahead(group["errors"], "three", "two", i)
+            for group in trained.values()
+            for i in range(len(numbers["ranks"]))
+        ),
+        "Gaussian noise of the same shape: three factors, fitted, beat low rank from rank 2 on": all(
+            other < row
+            for row, other in list(zip(noise["low_rank"][0], noise["three"][0], strict=True))[1:]
+            if other is not None
+        ),
         f"attention weights: two factors catch what they catch from noise, medians within {like_noise:.0%}": (
             deviation(trained, numbers["weights"][NOISE]) <= like_noise
         ),
@@ -368,6 +403,13 @@ def comparisons(groups: Any, name: str) -> tuple[int, int]:
         if b is not None
     ]
     return sum(a < b for a, b in pairs), len(pairs)
+
+
+def ahead(errors: dict[str, Any], name: str, other: str, i: int) -> bool:
+    """Whether the median of one class is below that of another at a budget, over the matrices where both were fitted."""
+    both = [(row[i], rest[i]) for row, rest in zip(errors[name], errors[other], strict=True)]
+    both = [pair for pair in both if None not in pair]
+    return not both or median([a for a, _ in both]) < median([b for _, b in both])
 
 
 def deviation(groups: dict[str, Any], noise: dict[str, Any]) -> float:
