@@ -65,7 +65,7 @@ FLOOR = 1e-14  # errors below are round-off, and kept as this
 PRIME = 2**31 - 1
 FAMILIES = ((8, 8), (16, 4), (32, 2), (64, 1))  # of the shapes (a×b) ⊗ (b×a) of 64 × 64
 SPLITS = {48: ((8, 6), (4, 4, 3)), 384: ((24, 16), (8, 8, 6)), 1536: ((48, 32), (16, 12, 8))}
-CLASSES = {"low_rank": "low rank", "two": "d = 2", "tree": "d = 3, tree", "three": "d = 3, fitted"}
+CLASSES = {"low_rank": "low rank", "two": "d = 2", "tree": "d = 3, tree", "three": "d = 3, fitted (first layer)"}
 NOISE = "Gaussian noise"
 
 
