@@ -6,11 +6,11 @@ from typing import Any
 
 from . import _array, _check
 from ._array import Array
-from .cp import fit_core
-from .cp.cores import terms_norm
+from .cp import DenseCore, TrainCore, fit_core
+from .cp.cores import Core
+from .cp.train import Train, dense, difference, from_terms, mode_vectors, norm, rounded
 from .errors import ArgumentError, ConvergenceWarning, DTypeError, UnsupportedError
 from .fit import Fit, check_tolerance, smallest_rank, svd, tail_norms
-from .kernels.terms import khatri_rao
 from .linalg import convert
 from .matrix import StructuredMatrix
 from .separated import Separated
@@ -19,6 +19,7 @@ __all__ = ["compress"]
 
 CORE = 2**13  # entries up to which the core is a dense array
 SHARE = 0.03  # of the error that a fit cannot avoid: what the mode compression may add to it
+ROUND_OFF = 2.0**-48  # relative to A: what a mode may lose though every digit is wanted
 
 
 def compress(
@@ -70,17 +71,25 @@ def compress(
     else:
         tol = check_tolerance(tol, A.factors[0], where)
     with _array.quiet():
-        columns, norm, exponent = scaled_columns(A)
-        if not norm:
+        columns, exponent = scaled_columns(A)
+        exact = from_terms(columns) if A.terms and 0 not in A.shape else []
+        size = norm(exact) if exact else 0.0
+        if not size:
             return Fit(nothing(A), 0.0, 0, condition_number=1.0, optimal=True)
+
+        def fit_of(weights: Array, found: list[Array], optimal: bool, converged: bool, iterations: int) -> Fit:
+            matrix, stored = assembled(A, weights, found, exponent)
+            error = difference(exact, stored) / size
+            kappa = matrix.condition_number
+            return Fit(matrix, error, matrix.num_parameters, kappa, optimal, converged, iterations)
+
         if len(columns) <= 2:
-            weights, found = _two(columns, rank, tol)
-            return finished(A, columns, weights, found, exponent, optimal=True)
-        bases, core, rest = mode_compression(columns, rank, tol)
+            return fit_of(*_two(columns, rank, tol), True, True, 0)
+        bases, core, rest, least = small_core(exact, rank, tol)
         for shrink in (1.0, 0.999, 0.99, 0.9, 0.0):  # returned in float32, κ moves a little
-            result = fit_core(core, rank, tol, max(1.0, cap * shrink), penalty, rng, rest)
+            result = fit_core(core, rank, tol, max(1.0, cap * shrink), penalty, rng, rest, least=least)
             found = [Q @ U for Q, U in zip(bases, result.factors, strict=True)]
-            fit = finished(A, columns, result.weights, found, exponent, False, result.converged, result.iterations)
+            fit = fit_of(result.weights, found, False, result.converged, result.iterations)
             if fit.condition_number is not None and fit.condition_number <= cap:
                 break
     if not fit.converged:
@@ -124,19 +133,12 @@ def check_condition(max_condition: Any, where: str) -> float:
 # the two ends -------------------------------------------------------------------------------------------------------------
 
 
-def scaled_columns(A: Separated) -> tuple[list[Array], float, int]:
-    """(U_1, …, U_d), their norm and k: A = 2^k Σ_l U_1[:, l] ∘ … ∘ U_d[:, l] in double precision, the norm near 1."""
-    xp = A.xp
-    double = xp.complex128 if A._is_complex else xp.float64
-    unit = A.astype(double).normalized()
-    unit = unit.map(_array.stop_gradient)
+def scaled_columns(A: Separated) -> tuple[list[Array], int]:
+    """(U_1, …, U_d) and k with A = 2^k Σ_l U_1[:, l] ∘ … ∘ U_d[:, l], in double precision, no column large."""
+    unit = A.astype(A.xp.complex128 if A._is_complex else A.xp.float64).normalized().map(_array.stop_gradient)
     k = _array.exponent(unit._weights)
     first, *others = unit._columns()
-    columns = [first * _array.ldexp(unit._weights, -k), *others]
-    if 0 in A.shape or not A.terms:
-        return columns, 0.0, 0
-    e = _array.exponent(xp.asarray(norm := terms_norm(columns)))
-    return [_array.ldexp(columns[0], -e), *others], norm / 2.0**e, k + e
+    return [first * _array.ldexp(unit._weights, -k), *others], k
 
 
 def nothing(A: Separated) -> Separated:
@@ -144,26 +146,15 @@ def nothing(A: Separated) -> Separated:
     return Separated._of(factors=tuple(F[:0, ...] for F in A.factors), scales=None)
 
 
-def finished(
-    A: Separated,
-    columns: list[Array],
-    weights: Array,
-    found: list[Array],
-    exponent: int,
-    optimal: bool,
-    converged: bool = True,
-    iterations: int = 0,
-) -> Fit:
-    """The fit in the dtype of A with its true error, against the columns that A was scaled to."""
+def assembled(A: Separated, weights: Array, columns: list[Array], exponent: int) -> tuple[Separated, list[Array]]:
+    """2^exponent Σ_l weights_l ⊗ … in the dtype of A, and the columns that it rounds to, in double precision."""
     xp = A.xp
-    factors = [_array.astype(xp.matrix_transpose(U), A.dtype) for U in found]
+    factors = [_array.astype(xp.matrix_transpose(U), A.dtype) for U in columns]
     scales = _array.astype(weights, A.dtype)
-    back = [xp.matrix_transpose(_array.astype(F, U.dtype)) for F, U in zip(factors, columns, strict=True)]
-    back[0] = back[0] * -_array.astype(scales, back[0].dtype)
-    error = terms_norm([xp.concat((U, V), axis=1) for U, V in zip(columns, back, strict=True)]) / terms_norm(columns)
+    stored = [xp.matrix_transpose(_array.astype(F, U.dtype)) for F, U in zip(factors, columns, strict=True)]
+    stored[0] = stored[0] * _array.astype(scales, stored[0].dtype)
     stacks = tuple(xp.reshape(F, (F.shape[0], *shape)) for F, shape in zip(factors, A.shapes, strict=True))
-    matrix = Separated._of(factors=stacks, scales=_array.ldexp(scales, exponent))
-    return Fit(matrix, error, matrix.num_parameters, matrix.condition_number, optimal, converged, iterations)
+    return Separated._of(factors=stacks, scales=_array.ldexp(scales, exponent)), stored
 
 
 # one and two factors --------------------------------------------------------------------------------------------------------
@@ -187,55 +178,21 @@ def _two(columns: list[Array], rank: int | None, tol: float | None) -> tuple[Arr
 # three and more -------------------------------------------------------------------------------------------------------------
 
 
-def mode_compression(
-    columns: list[Array], rank: int | None, tol: float | None
-) -> tuple[list[Array], Array | list[Array], float]:
-    """(bases, core, rest): orthonormal bases of what matters in every mode, and A in them; dense where it is small.
+def small_core(exact: Train, rank: int | None, tol: float | None) -> tuple[list[Array], Core, float, int]:
+    """(bases, core, rest, least): orthonormal bases of what matters in every mode, and A in them.
 
-    Which directions matter is read off the Gram matrices of the unfoldings, whose square roots are right to 1e-7 or so:
-    enough to cut what adds 3 % of the unavoidable error, and nothing is cut where that is smaller. rest bounds what is.
+    What is cut, rest, is at most 3 % of the error that no fit avoids: tol, or the tail of the unfoldings beyond rank.
+    least is the number of terms that no fit within tol can do without.
     """
-    xp, d = _array.array_namespace(columns[0]), len(columns)
-    grams = [xp.matrix_transpose(_conj(U)) @ U for U in columns]
-    bases, coordinates, spectra = [], [], []
-    for k, U in enumerate(columns):
-        Q, s, Vt = xp.linalg.svd(U, full_matrices=False)
-        size = _array.to_float(s[0])
-        r = max(1, sum(1 for v in _array.to_numpy(s).tolist() if v > size * 2.0**-53 * max(U.shape)))
-        T = _array.astype(s[:r], U.dtype)[:, None] * Vt[:r, :]
-        others = _product([G for j, G in enumerate(grams) if j != k])
-        values, X = xp.linalg.eigh(T @ _conj(others) @ xp.matrix_transpose(_conj(T)))
-        values, X = xp.flip(values), xp.flip(X, axis=1)
-        spectra.append([max(v, 0.0) for v in _array.to_numpy(values).tolist()])
-        bases.append(Q[:, :r] @ X)
-        coordinates.append(xp.matrix_transpose(_conj(X)) @ T)
-    total = _array.to_float(xp.real(xp.sum(_product(grams))))
-    noise = 2.0**-50 * _array.to_float(xp.sum(xp.abs(_product(grams))))
-    goal = (tol or 0.0) ** 2 * total if rank is None else max(sum(s[rank:]) for s in spectra)
-    budget = goal * SHARE**2 * 2 / d
-    rest, core = 0.0, []
-    for k, s in enumerate(spectra):
-        keep, cut = len(s), 0.0
-        while keep > 1 and cut + s[keep - 1] + noise <= budget:
-            keep, cut = keep - 1, cut + s[keep - 1] + noise
-        rest += cut
-        bases[k], coordinates[k] = bases[k][:, :keep], coordinates[k][:keep, :]
-        core.append(coordinates[k])
-    if math.prod(C.shape[0] for C in core) > CORE:
-        return bases, core, math.sqrt(rest)
-    *first, last = core
-    left = first[0]
-    for C in first[1:]:
-        left = khatri_rao(left, C)
-    return bases, xp.reshape(left @ xp.matrix_transpose(last), tuple(C.shape[0] for C in core)), math.sqrt(rest)
-
-
-def _product(arrays: list[Array]) -> Array:
-    total, *rest = arrays
-    for X in rest:
-        total = total * X
-    return total
-
-
-def _conj(x: Array) -> Array:
-    return _array.array_namespace(x).conj(x) if _array.is_complex(x) else x
+    first = rounded(exact, 0.0)
+    _, spectra, _ = mode_vectors(first, None)
+    total = spectra[0][0]
+    goal = (tol or 0.0) * total if rank is None else max(tails[min(rank, len(tails) - 1)] for tails in spectra)
+    least = max(next((r for r, tail in enumerate(tails) if tail <= goal), 1) for tails in spectra)
+    budget = SHARE * goal / math.sqrt(2 * len(exact))
+    short = rounded(exact, SHARE * goal / math.sqrt(2)) if goal > 0 else first
+    bases, _, train = mode_vectors(short, max(budget, ROUND_OFF * total))
+    rest = math.sqrt(max(0.0, total**2 - norm(train) ** 2)) if goal > 0 else 0.0
+    sizes = [Q.shape[1] for Q in bases]
+    core: Core = DenseCore(dense(train)) if math.prod(sizes) <= CORE else TrainCore(train)
+    return bases, core, min(rest, SHARE * goal), max(1, least)

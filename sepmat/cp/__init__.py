@@ -3,6 +3,8 @@
 Arrays in, arrays out: what the terms stand for (matrices, vectors) is known above only.
 """
 
+from .cores import DenseCore
 from .fit import Result, fit_core
+from .train import TrainCore
 
-__all__ = ["Result", "fit_core"]
+__all__ = ["DenseCore", "Result", "TrainCore", "fit_core"]

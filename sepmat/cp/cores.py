@@ -1,7 +1,7 @@
 """What an iteration sees of its target C: the least squares of one mode, and the Gauss–Newton system of all modes.
 
-A core is a dense d-way array, or a sum of rank-one terms with any d. Both answer in orthonormal coordinates, so that
-no step squares a condition number; a residual is formed and then measured, never a difference of squares.
+A core is a dense d-way array (here) or a tensor train (train.py). Both answer in orthonormal coordinates, so that no
+step squares a condition number; a residual is formed and then measured, never a difference of squares.
 """
 
 import math
@@ -31,7 +31,8 @@ class Core(Protocol):
     like: Array
 
     @property
-    def norm(self) -> float: ...
+    def norm(self) -> float: ...  # ‖C‖
+    def order(self) -> list[int]: ...  # of the modes, as the iterations like them
     def arranged(self, order: Sequence[int], scale: float) -> "Core": ...  # the modes in another order, scaled
     def sweep(self, factors: Factors, penalty: float) -> Factors: ...  # alternating least squares on [KR; √λ I]
     def system(self, factors: Factors) -> System: ...
@@ -58,6 +59,9 @@ class DenseCore:
     def norm(self) -> float:
         return vector_norm(self.like)
 
+    def order(self) -> list[int]:
+        return sorted(range(len(self.sizes)), key=lambda k: -self.sizes[k])
+
     def arranged(self, order: Sequence[int], scale: float) -> "DenseCore":
         return DenseCore(_array.array_namespace(self.like).permute_dims(self.like, tuple(order)) * scale)
 
@@ -70,7 +74,7 @@ class DenseCore:
         after = _suffixes(factors)
         before = after[-1]
         for k, C in enumerate(self._unfolded):
-            Q, R = _ridge(khatri_rao(before, after[k]), penalty)
+            Q, R = ridge(khatri_rao(before, after[k]), penalty)
             X = _array.solve_triangular(R, adjoint(Q[: C.shape[0], :]) @ C)
             factors[k] = xp.matrix_transpose(X)
             before = khatri_rao(before, unit(factors[k]))
@@ -119,122 +123,6 @@ class DenseCore:
         return [factors[0] * _array.astype(weights, self.like.dtype), *factors[1:]]
 
 
-# a sum of terms -----------------------------------------------------------------------------------------------------------
-
-
-class TermsCore:
-    """Σ_m f_1^m ∘ … ∘ f_d^m, given by its factors (n_k, R): nothing of the size of the array is formed.
-
-    Every Khatri–Rao product is met through the triangular factors of a sweep over the modes (Minster, Viviano, Liu and
-    Ballard 2023), which costs O(d n r² R) and is as accurate as the QR factorization of the whole product.
-    """
-
-    def __init__(self, factors: Sequence[Array]) -> None:
-        self.factors = list(factors)
-        self.like, self.sizes = factors[0], tuple(int(F.shape[0]) for F in factors)
-        self.terms = int(factors[0].shape[1])
-
-    @property
-    def norm(self) -> float:
-        return terms_norm(self.factors)
-
-    def arranged(self, order: Sequence[int], scale: float) -> "TermsCore":
-        first, *others = (self.factors[k] for k in order)
-        return TermsCore([first * scale, *others])
-
-    def flops(self, terms: int) -> float:
-        total, columns = 0.0, terms + self.terms
-        for n in self.sizes:
-            rows, columns = columns * n, columns + n * terms
-            total += 4.0 * rows * columns**2
-        return total
-
-    def sweep(self, factors: Factors, penalty: float) -> Factors:
-        xp = _array.array_namespace(self.like)
-        factors = [unit(U) for U in factors]
-        d, r, R = len(factors), factors[0].shape[1], self.terms
-        start = (xp.ones((1, r), dtype=self.like.dtype), xp.ones((1, R), dtype=self.like.dtype))
-        start = tuple(_array.to_device(x, _array.device(self.like)) for x in start)
-        after = [start]
-        for U, F in zip(factors[:0:-1], self.factors[:0:-1], strict=True):
-            after.append(_extended(after[-1], U, F))
-        before = start
-        for k, F in enumerate(self.factors):
-            KR, G = (khatri_rao(x, y) for x, y in zip(before, after.pop(), strict=True))
-            Q, T = _ridge(KR, penalty)
-            X = _array.solve_triangular(T, adjoint(Q[: KR.shape[0], :]) @ G)
-            factors[k] = F @ xp.matrix_transpose(X)
-            if k < d - 1:
-                factors[k] = unit(factors[k])
-                before = _extended(before, factors[k], F)
-        return factors
-
-    def residual(self, factors: Factors) -> float:
-        xp = _array.array_namespace(self.like)
-        negative = [-self.factors[0], *self.factors[1:]]
-        return terms_norm([xp.concat((U, F), axis=1) for U, F in zip(factors, negative, strict=True)])
-
-    def system(self, factors: Factors) -> System:
-        """By one sweep over all tangents: the products with one factor replaced by a unit vector.
-
-        Columns of the state: the products of the modes so far, those of the target, and the tangents of those modes.
-        """
-        xp = _array.array_namespace(self.like)
-        r, R = factors[0].shape[1], self.terms
-        ones = xp.ones((1, 1), dtype=self.like.dtype, device=_array.device(self.like))
-        ours, target = xp.repeat(ones, r, axis=1), xp.repeat(ones, R, axis=1)
-        tangents: list[Array] = []
-        bases: list[Array | None] = []
-        for U, F in zip(factors, self.factors, strict=True):
-            n = U.shape[0]
-            eye = xp.eye(n, dtype=U.dtype, device=_array.device(U))
-            new = xp.reshape(ours[:, None, None, :] * eye[None, :, :, None], (ours.shape[0] * n, n * r))
-            tangents = [khatri_rao(T, xp.tile(U, (1, T.shape[1] // r))) for T in tangents] + [new]
-            ours, target = khatri_rao(ours, U), khatri_rao(target, F)
-            stacked, Q = xp.concat((ours, target, *tangents), axis=1), None
-            if stacked.shape[0] > stacked.shape[1]:
-                Q, stacked = xp.linalg.qr(stacked)
-            bases.append(Q)
-            ours, target = stacked[:, :r], stacked[:, r : r + R]
-            widths, at = [T.shape[1] for T in tangents], r + R
-            tangents = [stacked[:, at + sum(widths[:i]) : at + sum(widths[: i + 1])] for i in range(len(widths))]
-
-        def curvature(step: Factors) -> Array:
-            none = xp.repeat(ones, r, axis=1)
-            one = two = 0 * none
-            for U, V, Q in zip(factors, step, bases, strict=True):
-                two = khatri_rao(two, U) + khatri_rao(one, V)
-                one = khatri_rao(one, U) + khatri_rao(none, V)
-                none = khatri_rao(none, U)
-                if Q is not None:
-                    none, one, two = (adjoint(Q) @ X for X in (none, one, two))
-            return 2 * xp.sum(two, axis=1)
-
-        residual = xp.sum(ours, axis=1) - xp.sum(target, axis=1)
-        return System(xp.concat(tangents, axis=1), residual, curvature)
-
-    def contract(self, weights: Sequence[Array]) -> Array:
-        xp = _array.array_namespace(self.like)
-        scale = xp.ones((self.terms,), dtype=self.like.dtype, device=_array.device(self.like))
-        for w, F in zip(weights, self.factors[2:], strict=True):
-            scale = scale * (w @ F)
-        return (self.factors[0] * scale[None, :]) @ xp.matrix_transpose(self.factors[1])
-
-    def orthonormal(self, terms: int) -> Factors:
-        xp = _array.array_namespace(self.like)
-        largest = int(xp.argmax(scales(self.factors)))
-        return [F[:, largest : largest + 1] for F in self.factors]
-
-
-def _extended(state: tuple[Array, Array], U: Array, F: Array) -> tuple[Array, Array]:
-    """(R, G) of one mode more: R has the Gram matrix of the Khatri–Rao product, G is the target in its coordinates."""
-    KR, G = khatri_rao(state[0], U), khatri_rao(state[1], F)
-    if KR.shape[0] <= KR.shape[1]:
-        return KR, G
-    Q, R = _array.array_namespace(KR).linalg.qr(KR)
-    return R, adjoint(Q) @ G
-
-
 # columns ------------------------------------------------------------------------------------------------------------------
 
 
@@ -271,21 +159,10 @@ def scales(factors: Factors) -> Array:
 
 def terms_norm(factors: Sequence[Array]) -> float:
     """‖Σ_l f_1^l ∘ … ∘ f_d^l‖ by the QR sweep."""
-    S, *rest = (_span(U) for U in factors)
+    S, *rest = factors
     for U in rest:
         S = khatri_rao(thin(S), U)
     return vector_norm(_array.array_namespace(S).sum(S, axis=1))
-
-
-def _span(U: Array) -> Array:
-    """Many columns in coordinates of the space they span, which is often small: their sweep is the shorter for it."""
-    if U.shape[1] <= 4 * U.shape[0]:
-        return U
-    xp = _array.array_namespace(U)
-    _, s, Vt = xp.linalg.svd(U, full_matrices=False)
-    floor = 4 * _array.unit_roundoff(xp, U.dtype) * _array.to_float(s[0])
-    r = max(1, int(xp.sum(xp.astype(s > floor, xp.int64))))
-    return _array.astype(s[:r], U.dtype)[:, None] * Vt[:r, :]
 
 
 def balanced(factors: Factors) -> Factors:
@@ -294,7 +171,7 @@ def balanced(factors: Factors) -> Factors:
     return [unit(U) * _array.astype(root, U.dtype) for U in factors]
 
 
-def _ridge(KR: Array, penalty: float) -> tuple[Array, Array]:
+def ridge(KR: Array, penalty: float) -> tuple[Array, Array]:
     """QR of [KR; √λ I]."""
     xp, r = _array.array_namespace(KR), KR.shape[1]
     eye = xp.eye(r, dtype=KR.dtype, device=_array.device(KR))

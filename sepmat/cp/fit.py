@@ -2,16 +2,15 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
 from typing import Any
 
 from .. import _array
 from .._array import Array
-from .cores import Core, DenseCore, Factors, TermsCore, balanced, scales, terms_norm, unit
+from .cores import Core, Factors, balanced, scales, terms_norm, unit
 from .optimise import Point, alternate, descend, point
 from .starts import grown, pencil_start, random_start
 
-STARTS = 4  # random ones
+STARTS = 4  # random ones; half of them for each of the ranks that a tolerance tries
 FIRST, STEP, LEAP = 1e-2, 1e-1, 1e-8  # λ: where it begins, what it is multiplied with, also where it no longer counts
 GAIN = 1e-5  # of the objective, below which a step is not worth taking on the way to smaller λ
 MOST = 1e2  # the largest λ that is tried
@@ -36,6 +35,7 @@ class Problem:
 
     core: Core
     rest: float  # the share of the target outside the core: no fit does better
+    goal: float  # the residual that is enough
     cap: float
     floor: float  # λ
     fixed: bool  # λ is what the caller asked for
@@ -49,8 +49,8 @@ class Problem:
         return self.condition(p) <= self.cap
 
     def good(self, p: Point) -> bool:
-        """Nothing better is worth a search: the error is that of the target outside the core, or round-off."""
-        return p.residual <= max(0.03 * self.rest, 100 * math.sqrt(self.smallest))
+        """Nothing better is worth a search: enough, or the error is that of the target outside the core, or round-off."""
+        return p.residual <= max(self.goal, 0.03 * self.rest, 300 * math.sqrt(self.smallest))
 
     @property
     def smallest(self) -> float:
@@ -66,7 +66,7 @@ class Problem:
 
 
 def fit_core(
-    core: Array | Sequence[Array],
+    core: Core,
     rank: int | None = None,
     tol: float | None = None,
     max_condition: float | None = None,
@@ -74,23 +74,24 @@ def fit_core(
     rng: Any = None,
     rest: float = 0.0,
     start: Factors | None = None,
+    least: int = 1,
 ) -> Result:
-    """The best r terms that are found for a core: a dense array, or the factors (n_k, R) of a sum of terms.
+    """The best r terms that are found for a core.
 
     rank, or the smallest one with √(‖Ĉ − C‖² + rest²) <= tol ‖target‖, where rest is the norm of what the target has
-    outside the core. κ <= max_condition in what is returned, always; penalty fixes λ / ‖target‖² instead.
+    outside the core, from `least` on. κ <= max_condition in what is returned, always; penalty fixes λ / ‖target‖²
+    instead. start: factors to begin with beside those that are found here.
     """
-    given: Core = TermsCore(core) if isinstance(core, (list, tuple)) else DenseCore(core)
-    order = sorted(range(len(given.sizes)), key=lambda k: -given.sizes[k])
-    xp = _array.array_namespace(given.like)
-    scale = math.hypot(given.norm, rest) or 1.0
-    target = given.arranged(order, 1 / scale)
+    order, xp = core.order(), _array.array_namespace(core.like)
+    scale = math.hypot(core.norm, rest) or 1.0
+    target = core.arranged(order, 1 / scale)
     cap = math.inf if max_condition is None else max_condition * (1 - 1e-9)
     smallest = _array.unit_roundoff(xp, target.like.dtype) ** 2
     floor = smallest if penalty is None else max(penalty, smallest)
-    problem = Problem(target, rest / scale, cap, floor, penalty is not None, rng)
+    goal = 0.0 if tol is None else math.sqrt(max(0.0, tol**2 - (rest / scale) ** 2))
+    problem = Problem(target, rest / scale, goal, cap, floor, penalty is not None, rng)
     warm = None if start is None else [start[k] for k in order]
-    found = smallest_rank(problem, tol or 0.0, warm) if rank is None else best_of_rank(problem, rank, warm)
+    found = smallest_rank(problem, least, warm) if rank is None else best_of_rank(problem, rank, warm)
     factors = balanced(found.factors)
     weights = scales(factors) * scale
     ranked = xp.argsort(weights, descending=True)[: int(xp.sum(xp.astype(weights > 0, xp.int64)))]
@@ -110,7 +111,9 @@ def best_of_rank(problem: Problem, terms: int, warm: Factors | None = None) -> P
         if problem.feasible(p):
             paths.append([p])
     if not paths or not problem.good(paths[0][-1]):
-        starts = [random_start(problem.core, terms, problem.rng) for _ in range(STARTS)]
+        starts = [
+            random_start(problem.core, terms, problem.rng) for _ in range(STARTS // 2 if problem.goal else STARTS)
+        ]
         for start in starts if warm is None else [warm, *starts[1:]]:
             paths.append(anneal(problem, start))
             steps += paths[-1][-1].steps
@@ -119,6 +122,8 @@ def best_of_rank(problem: Problem, terms: int, warm: Factors | None = None) -> P
     if problem.cap < math.inf:
         paths.append([safe(problem, terms)])
     path = min(paths, key=lambda path: stretched(problem, path[-1]).residual)
+    if problem.goal and path[-1].residual <= problem.goal:
+        return dataclasses.replace(path[-1], steps=steps, settled=True)
     polished = problem.improve(dataclasses.replace(path[-1], steps=0), path[-1].penalty, 300, 1e-10)
     steps += polished.steps
     if problem.feasible(polished):
@@ -192,29 +197,23 @@ def safe(problem: Problem, terms: int) -> Point:
     return point(core, padded, problem.floor, settled=True)
 
 
-def smallest_rank(problem: Problem, tol: float, warm: Factors | None) -> Point:
-    """The first of growing ranks that reaches the tolerance; what is too large by more than one is halved back."""
-    goal = math.sqrt(max(0.0, tol**2 - problem.rest**2))
+def smallest_rank(problem: Problem, least: int, warm: Factors | None) -> Point:
+    """The first of growing ranks that reaches the goal; from steps of more than one, halved back to the smallest."""
     sizes = problem.core.sizes
-    most = math.prod(sizes) // max(sizes)
-    terms, failed, steps, best = 1, 0, 0, None
-    previous: Factors | None = None
-    while True:
-        found = best_of_rank(problem, terms, previous)
+    most = max(1, math.prod(sizes) // max(sizes))
+    terms, failed = min(least, most), min(least, most) - 1
+    best = best_of_rank(problem, terms, warm)
+    steps = best.steps
+    while best.residual > problem.goal and terms < most:
+        failed, terms = terms, min(most, terms + max(1, terms // 4))
+        best = best_of_rank(problem, terms, grown(problem.core, best.factors, terms, problem.rng))
+        steps += best.steps
+    while terms - failed > 1:
+        middle = (terms + failed) // 2
+        found = best_of_rank(problem, middle)
         steps += found.steps
-        if found.residual <= goal or terms >= most:
-            best = found
-            break
-        failed = terms
-        terms = min(most, terms + max(1, terms // 4))
-        previous = grown(problem.core, found.factors, terms, problem.rng)
-    high = terms
-    while high - failed > 1:
-        middle = (high + failed) // 2
-        found = best_of_rank(problem, middle, None)
-        steps += found.steps
-        if found.residual <= goal:
-            best, high = found, middle
+        if found.residual <= problem.goal:
+            best, terms = found, middle
         else:
             failed = middle
     return dataclasses.replace(best, steps=steps)
