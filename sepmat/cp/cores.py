@@ -36,6 +36,7 @@ class Core(Protocol):
     def arranged(self, order: Sequence[int], scale: float) -> "Core": ...  # the modes in another order, scaled
     def sweep(self, factors: Factors, penalty: float) -> Factors: ...  # alternating least squares on [KR; √λ I]
     def system(self, factors: Factors) -> System: ...
+    def products(self, factors: Factors) -> Factors: ...  # C times the conjugate Khatri–Rao products, mode by mode
     def residual(self, factors: Factors) -> float: ...  # ‖Ĉ − C‖
     def flops(self, terms: int) -> float: ...  # of one system and its factorization
     def contract(self, weights: Sequence[Array]) -> Array: ...  # C times a vector in every mode from the third on
@@ -81,6 +82,11 @@ class DenseCore:
             if k < len(factors) - 1:
                 factors[k] = unit(factors[k])
         return factors
+
+    def products(self, factors: Factors) -> Factors:
+        xp, conjugate = _array.array_namespace(self.like), [conj(U) for U in factors]
+        pairs = zip(self._unfolded, _prefixes(conjugate), _suffixes(conjugate), strict=False)
+        return [xp.matrix_transpose(C) @ khatri_rao(before, after) for C, before, after in pairs]
 
     def _difference(self, factors: Factors) -> Array:
         xp = _array.array_namespace(self.like)
@@ -194,3 +200,25 @@ def _suffixes(factors: Factors) -> list[Array]:
     for U in factors[:0:-1]:
         found.insert(0, khatri_rao(U, found[0]))
     return found
+
+
+def unpacked(x: Array, factors: Factors) -> Factors:
+    xp, parts, at = _array.array_namespace(x), [], 0
+    for U in factors:
+        n, r = U.shape
+        parts.append(xp.reshape(x[at : at + n * r, 0], (n, r)))
+        at += n * r
+    return parts
+
+
+def positive(x: Array) -> Array:
+    xp = _array.array_namespace(x)
+    return xp.where(x > 0, x, xp.ones_like(x))
+
+
+def conj(x: Array) -> Array:
+    return _array.array_namespace(x).conj(x) if _array.is_complex(x) else x
+
+
+def real(x: Array) -> Array:
+    return _array.array_namespace(x).real(x) if _array.is_complex(x) else x

@@ -14,7 +14,7 @@ STARTS = 4  # random ones; half of them for each of the ranks that a tolerance t
 FIRST, STEP, LEAP = 1e-2, 1e-1, 1e-8  # λ: where it begins, what it is multiplied with, also where it no longer counts
 GAIN = 1e-5  # of the objective, below which a step is not worth taking on the way to smaller λ
 MOST = 1e2  # the largest λ that is tried
-NEWTON = 3e9  # multiplications up to which a step of Levenberg–Marquardt is affordable; beyond, ALS alone
+UNKNOWNS = 2000  # up to which a step of Levenberg–Marquardt is affordable; beyond, ALS alone
 CLOSE = 0.97  # how near to the bound a condition number is brought
 
 
@@ -56,12 +56,15 @@ class Problem:
     def smallest(self) -> float:
         return _array.unit_roundoff(_array.array_namespace(self.core.like), self.core.like.dtype) ** 2
 
+    def second_order(self, p: Point) -> bool:
+        return sum(self.core.sizes) * p.factors[0].shape[1] <= UNKNOWNS
+
     def improve(self, p: Point, penalty: float, steps: int, gain: float) -> Point:
         """By second-order steps where they are affordable, else by sweeps."""
-        if self.core.flops(p.factors[0].shape[1]) <= NEWTON:
+        if self.second_order(p):
             found = descend(self.core, p, penalty, steps, gain)
         else:
-            found = alternate(self.core, p.factors, penalty, 4 * steps, gain / 10)
+            found = alternate(self.core, p.factors, penalty, steps, 10 * gain)
         return dataclasses.replace(found, steps=p.steps + found.steps)
 
 
@@ -148,7 +151,8 @@ def anneal(problem: Problem, start: Factors) -> list[Point]:
     while penalty > problem.floor:
         last = path[-1]
         idle = problem.good(last) or penalty * last.size**2 <= 1e-6 * last.residual**2
-        penalty = max(problem.floor, penalty * (LEAP if idle else STEP))
+        step = LEAP if idle else STEP if problem.second_order(last) else STEP**2
+        penalty = max(problem.floor, penalty * step)
         found = problem.improve(last, penalty, 60, GAIN)
         if not problem.feasible(found):
             return [*path, approach(problem, last, found)]

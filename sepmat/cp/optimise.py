@@ -9,10 +9,12 @@ import math
 
 from .. import _array
 from .._array import Array
-from .cores import Core, Factors, System, adjoint, balanced, scales, vector_norm
+from .cores import Core, Factors, System, adjoint, balanced, conj, positive, real, scales, unpacked, vector_norm
+from .gram import GramModel
 
 START, DOWN, UP = 1e-2, 2.0, 4.0  # the damping of Levenberg and Marquardt, and what success and failure do to it
 LEAST = 1e-18
+ORTHOGONAL = 1e8  # multiplications up to which a step is orthogonal
 BEND = 0.75  # the largest second-order correction, relative to the step
 
 
@@ -52,6 +54,12 @@ def alternate(core: Core, factors: Factors, penalty: float, sweeps: int, gain: f
     return best
 
 
+def choose(core: Core, factors: Factors, penalty: float) -> "QRModel | GramModel":
+    """Orthogonal steps where they are affordable, else normal equations."""
+    affordable = core.flops(factors[0].shape[1]) <= ORTHOGONAL
+    return QRModel(core, factors, penalty) if affordable else GramModel(core, factors, penalty)
+
+
 def descend(core: Core, start: Point, penalty: float, steps: int, gain: float = 1e-9) -> Point:
     """Levenberg–Marquardt with geodesic acceleration (Transtrum and Sethna 2012), settled when three steps gain nothing.
 
@@ -62,11 +70,11 @@ def descend(core: Core, start: Point, penalty: float, steps: int, gain: float = 
     best, idle = point(core, start.factors, penalty), 0
     damping = START * math.sqrt(best.objective)
     for step in range(1, steps + 1):
-        model = _Model(_penalised(core.system(best.factors), best.factors, penalty))
+        model = choose(core, best.factors, penalty)
         noise = max(gain * best.objective, 4 * u * math.sqrt(best.objective))  # ‖Ĉ − C‖ is known to u
         found = None
         while found is None:
-            move, bend, promise = model.step(damping, best.factors)
+            move, bend, promise = model.step(damping)
             if promise <= (10 * u) ** 2 or (promise <= noise and bend > BEND):
                 return dataclasses.replace(best, steps=step, settled=True)
             if bend <= BEND:
@@ -90,7 +98,7 @@ def _penalised(system: System, factors: Factors, penalty: float) -> System:
     like = factors[0]
     eye = xp.eye(r, dtype=like.dtype, device=_array.device(like))
     squares = [xp.real(U) ** 2 + xp.imag(U) ** 2 if _array.is_complex(U) else U**2 for U in factors]
-    sizes = [_positive(xp.sum(q, axis=0)) for q in squares]
+    sizes = [positive(xp.sum(q, axis=0)) for q in squares]
     rows = [
         xp.reshape(eye[:, None, :] * adjoint(root * U * _array.astype(s / q, U.dtype)[None, :])[:, :, None], (r, -1))
         for U, q in zip(factors, sizes, strict=True)
@@ -100,54 +108,33 @@ def _penalised(system: System, factors: Factors, penalty: float) -> System:
         # s = Π q_k^½ with q_k = |u_k|²: s'' = s ((Σ a_k)² + Σ |v_k|²/q_k − 2 a_k²), a_k = Re(u_kᴴ v_k) / q_k
         first = second = 0.0 * s
         for U, V, q in zip(factors, step, sizes, strict=True):
-            a = _real(xp.sum(_conj(U) * V, axis=0)) / q
-            first, second = first + a, second + _real(xp.sum(_conj(V) * V, axis=0)) / q - 2 * a**2
+            a = real(xp.sum(conj(U) * V, axis=0)) / q
+            first, second = first + a, second + real(xp.sum(conj(V) * V, axis=0)) / q - 2 * a**2
         return xp.concat((system.curvature(step), _array.astype(root * s * (first**2 + second), like.dtype)))
 
     J = xp.concat((system.jacobian, xp.concat(rows, axis=1)))
     return System(J, xp.concat((system.residual, _array.astype(root * s, like.dtype))), curvature)
 
 
-class _Model:
-    """The steps that a system proposes, for any damping."""
+class QRModel:
+    """The steps that a system proposes, for any damping, by orthogonal transformations."""
 
-    def __init__(self, system: System) -> None:
-        xp = _array.array_namespace(system.residual)
-        self.system = system
+    def __init__(self, core: Core, factors: Factors, penalty: float) -> None:
+        xp = _array.array_namespace(core.like)
+        self.factors = factors
+        self.system = system = _penalised(core.system(factors), factors, penalty)
         self.Q, self.R = xp.linalg.qr(system.jacobian)
         self.target = adjoint(self.Q) @ -system.residual[:, None]
 
-    def step(self, damping: float, factors: Factors) -> tuple[Factors, float, float]:
+    def step(self, damping: float) -> tuple[Factors, float, float]:
         """The bent step, how large the bend is, ‖a‖ / ‖v‖, and what the linear model says that J falls by."""
         xp, n = _array.array_namespace(self.R), self.R.shape[1]
         eye = xp.eye(n, dtype=self.R.dtype, device=_array.device(self.R))
         Q, R = xp.linalg.qr(xp.concat((self.R, eye * math.sqrt(damping))))
         Q = adjoint(Q[: self.R.shape[0], :])
         straight = _array.solve_triangular(R, Q @ self.target)
-        second = self.system.curvature(_unpacked(straight, factors))
+        second = self.system.curvature(unpacked(straight, self.factors))
         bend = _array.solve_triangular(R, Q @ (adjoint(self.Q) @ -second[:, None]))
         size, along = vector_norm(straight), self.R @ straight
-        promise = _array.to_float(xp.sum(_real(_conj(along) * (2 * self.target - along))))
-        return _unpacked(straight + 0.5 * bend, factors), vector_norm(bend) / size if size else 0.0, promise
-
-
-def _unpacked(x: Array, factors: Factors) -> Factors:
-    xp, parts, at = _array.array_namespace(x), [], 0
-    for U in factors:
-        n, r = U.shape
-        parts.append(xp.reshape(x[at : at + n * r, 0], (n, r)))
-        at += n * r
-    return parts
-
-
-def _positive(x: Array) -> Array:
-    xp = _array.array_namespace(x)
-    return xp.where(x > 0, x, xp.ones_like(x))
-
-
-def _conj(x: Array) -> Array:
-    return _array.array_namespace(x).conj(x) if _array.is_complex(x) else x
-
-
-def _real(x: Array) -> Array:
-    return _array.array_namespace(x).real(x) if _array.is_complex(x) else x
+        promise = _array.to_float(xp.sum(real(conj(along) * (2 * self.target - along))))
+        return unpacked(straight + 0.5 * bend, self.factors), vector_norm(bend) / size if size else 0.0, promise

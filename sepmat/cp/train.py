@@ -12,7 +12,7 @@ from .. import _array
 from .._array import Array
 from ..fit import svd, tail_norms
 from ..kernels.terms import khatri_rao
-from .cores import Factors, System, adjoint, ridge, unit, vector_norm
+from .cores import Factors, System, adjoint, conj, ridge, unit, vector_norm
 
 Train = list[Array]
 
@@ -172,6 +172,19 @@ class TrainCore:
                 factors[k] = unit(factors[k])
                 before = _extended(before, factors[k], T)
         return factors
+
+    def products(self, factors: Factors) -> Factors:
+        xp = _array.array_namespace(self.like)
+        after = [self._ones(factors[0].shape[1])]
+        for U, T in zip(factors[:0:-1], self.train[:0:-1], strict=True):
+            after.append(xp.sum((T @ after[-1]) * conj(U)[None, :, :], axis=1))
+        before, found = xp.permute_dims(after[0], (1, 0)), []
+        for U, T in zip(factors, self.train, strict=True):
+            met = xp.reshape(before @ xp.reshape(T, (T.shape[0], -1)), (U.shape[1], *T.shape[1:]))  # (r, n, ρ')
+            right = xp.permute_dims(after.pop(), (1, 0))[:, :, None]  # (r, ρ', 1)
+            found.append(xp.matrix_transpose((met @ right)[:, :, 0]))
+            before = (conj(xp.matrix_transpose(U))[:, None, :] @ met)[:, 0, :]
+        return found
 
     def residual(self, factors: Factors) -> float:
         return difference(self.train, factors)
