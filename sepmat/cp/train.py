@@ -23,21 +23,28 @@ def from_terms(factors: Sequence[Array]) -> Train:
     Left-orthogonal: ‖C‖ is the norm of the last carriage. Cost O(d n ρ R min(ρ n, R)).
     """
     xp = _array.array_namespace(factors[0])
-    u = _array.unit_roundoff(xp, factors[0].dtype)
     state = xp.ones((1, factors[0].shape[1]), dtype=factors[0].dtype, device=_array.device(factors[0]))
     train = []
     for U in factors[:-1]:
-        product = khatri_rao(state, U)
-        Q = None
-        if product.shape[0] > product.shape[1]:
-            Q, product = xp.linalg.qr(product)
-        left, s, right = svd(product)
-        keep = max(1, int(xp.sum(xp.astype(s > 8 * u * s[0], xp.int64))))
-        left = left[:, :keep] if Q is None else Q @ left[:, :keep]
-        train.append(xp.reshape(left, (state.shape[0], U.shape[0], keep)))
-        state = _array.astype(s[:keep], U.dtype)[:, None] * xp.matrix_transpose(right[:, :keep])
+        basis, coordinates = _span(U)  # columns of many terms often span little
+        left, rest = _span(khatri_rao(state, coordinates))
+        T = xp.permute_dims(xp.reshape(left, (state.shape[0], coordinates.shape[0], left.shape[1])), (0, 2, 1))
+        train.append(xp.permute_dims(T @ xp.matrix_transpose(basis), (0, 2, 1)))
+        state = rest
     last = state @ xp.matrix_transpose(factors[-1])
     return [*train, xp.reshape(last, (*last.shape, 1))]
+
+
+def _span(X: Array) -> tuple[Array, Array]:
+    """X = Q Y, Q with orthonormal columns and no more rows in Y than the rank of X to round-off."""
+    xp = _array.array_namespace(X)
+    Q = None
+    if X.shape[0] > X.shape[1]:
+        Q, X = xp.linalg.qr(X)
+    left, s, right = svd(X)
+    keep = max(1, int(xp.sum(xp.astype(s > 8 * _array.unit_roundoff(xp, X.dtype) * s[0], xp.int64))))
+    left = left[:, :keep] if Q is None else Q @ left[:, :keep]
+    return left, _array.astype(s[:keep], X.dtype)[:, None] * xp.matrix_transpose(right[:, :keep])
 
 
 def norm(train: Train) -> float:
