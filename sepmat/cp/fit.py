@@ -10,11 +10,12 @@ from .cores import Core, Factors, balanced, scales, terms_norm, unit
 from .optimise import Point, alternate, descend, point
 from .starts import grown, pencil_start, random_start
 
-STARTS = 4  # random ones; half of them for each of the ranks that a tolerance tries
-FIRST, STEP, LEAP = 1e-2, 1e-1, 1e-8  # λ: where it begins, what it is multiplied with, also where it no longer counts
+STARTS = 4  # at most
+FIRST, STEP, LEAP = 1e-2, 1e-1, 1e-8  # λ: where it begins, what it is multiplied with, also when the fit is good
+SPENT = 1e-5  # share of J below which the penalty has no say in the error
 GAIN = 1e-5  # of the objective, below which a step is not worth taking on the way to smaller λ
 MOST = 1e2  # the largest λ that is tried
-UNKNOWNS = 2000  # up to which a step of Levenberg–Marquardt is affordable; beyond, ALS alone
+MANY, UNKNOWNS = 200, 600  # up to which starts, and steps of Levenberg–Marquardt, are cheap; beyond 600 ALS alone
 CLOSE = 0.97  # how near to the bound a condition number is brought
 
 
@@ -55,6 +56,10 @@ class Problem:
     @property
     def smallest(self) -> float:
         return _array.unit_roundoff(_array.array_namespace(self.core.like), self.core.like.dtype) ** 2
+
+    def starts(self, terms: int) -> int:
+        """Half of them for each of the ranks that a tolerance tries, and where a start takes long."""
+        return STARTS // 2 if self.goal or sum(self.core.sizes) * terms > MANY else STARTS
 
     def second_order(self, p: Point) -> bool:
         return sum(self.core.sizes) * p.factors[0].shape[1] <= UNKNOWNS
@@ -106,22 +111,20 @@ def fit_core(
 def best_of_rank(problem: Problem, terms: int, warm: Factors | None = None) -> Point:
     """The best of several starts, and the first that cannot be improved on."""
     steps, paths = 0, []
+    starts = [random_start(problem.core, terms, problem.rng) for _ in range(problem.starts(terms))]
     algebraic = pencil_start(problem.core, terms, problem.rng)
     if algebraic is not None:
         p = alternate(problem.core, algebraic, problem.floor, 3)
         p = problem.improve(p, problem.floor, 30, 1e-6)
         steps += p.steps
-        if problem.feasible(p):
-            paths.append([p])
-    if not paths or not problem.good(paths[0][-1]):
-        starts = [
-            random_start(problem.core, terms, problem.rng) for _ in range(STARTS // 2 if problem.goal else STARTS)
-        ]
-        for start in starts if warm is None else [warm, *starts[1:]]:
-            paths.append(anneal(problem, start))
-            steps += paths[-1][-1].steps
-            if problem.good(paths[-1][-1]):
-                break
+        if problem.good(p) and problem.feasible(p):
+            return dataclasses.replace(p, steps=steps)
+        starts[0] = algebraic
+    for start in starts if warm is None else [warm, *starts]:
+        paths.append(anneal(problem, start))
+        steps += paths[-1][-1].steps
+        if problem.good(paths[-1][-1]):
+            break
     if problem.cap < math.inf:
         paths.append([safe(problem, terms)])
     path = min(paths, key=lambda path: stretched(problem, path[-1]).residual)
@@ -137,7 +140,10 @@ def best_of_rank(problem: Problem, terms: int, warm: Factors | None = None) -> P
 
 
 def anneal(problem: Problem, start: Factors) -> list[Point]:
-    """Minimisers for falling λ, each the start of the next, down to the floor or to the bound on κ."""
+    """Minimisers for falling λ, each the start of the next, down to the floor or to the bound on κ.
+
+    Where the error no longer comes from the penalty λ stays: terms that cancel more would gain nothing.
+    """
     penalty = max(FIRST, problem.floor)
     path = [problem.improve(alternate(problem.core, start, penalty, 10), penalty, 60, GAIN)]
     if not problem.feasible(path[-1]):
@@ -150,8 +156,9 @@ def anneal(problem: Problem, start: Factors) -> list[Point]:
         return [approach(problem, found, outside)]
     while penalty > problem.floor:
         last = path[-1]
-        idle = problem.good(last) or penalty * last.size**2 <= 1e-6 * last.residual**2
-        step = LEAP if idle else STEP if problem.second_order(last) else STEP**2
+        if not problem.good(last) and penalty * last.size**2 <= SPENT * last.residual**2:
+            break
+        step = LEAP if problem.good(last) else STEP if problem.second_order(last) else STEP**2
         penalty = max(problem.floor, penalty * step)
         found = problem.improve(last, penalty, 60, GAIN)
         if not problem.feasible(found):
