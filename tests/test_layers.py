@@ -30,6 +30,8 @@ LAYERS = {
     "nearest": (4, 1),
     "rearranged": (4, 1),
     "tree": (4, 1),
+    "exponential_sums": (4, 1),
+    "symmetric_powers": (4, 1),
     "cp": (4, 2),  # starts from the tree
     "sources": (4, 2),
     "modes": (4, 2),
