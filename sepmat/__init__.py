@@ -32,6 +32,7 @@ from .matrix import Product, Scaled, StructuredMatrix, Sum
 from .nearest import nearest_circulant, nearest_hankel, nearest_low_rank, nearest_skew_circulant, nearest_toeplitz
 from .nearest_displacement import nearest_displacement
 from .nearest_kronecker import nearest_kronecker
+from .nearest_separated import factor_shapes, nearest_separated
 from .operators import gaussian_sum, inverse_laplacian, laplacian, radial_kernel, schroedinger, sin_sum
 from .separated import Separated
 from .toeplitz import Circulant, Hankel, SkewCirculant, Toeplitz

@@ -18,7 +18,6 @@ from .rearranged import EXTRA, FromDense, Pairs, Rearranged, Triplets, adjoint, 
 
 ROOM = 8  # under a tolerance: dimensions of a mode beyond twice the number that the tolerance asks for
 TIGHT = 0.9  # share of a tolerance that the balanced unfolding may use up
-FLOOR = 1e-6  # share of the norm below which a difference of squares has lost its digits
 
 Count = int | Callable[[Array], int]  # the dimension of a mode space, or that for given singular values
 
@@ -94,18 +93,18 @@ def compress_modes(
     if rank is not None:
         triplets, _ = T.R.triplets(rank + EXTRA, rng)
         found = _on_modes(T, triplets, rank, rng)
-        return found, _left_out(T, found)
+        return found, left_out(T, found)
     tol, scale = tol or 0.0, T.norm or 1.0
     triplets, rest, _ = to_tolerance(T.R, TIGHT * tol, rng)
     for room in (ROOM, None):  # noise just below the tolerance has no small core without loss
         found = _on_modes(T, triplets, _cut(tol, scale, len(T.sizes), room), rng)
-        outside = _left_out(T, found) or rest
+        outside = left_out(T, found) or rest
         if outside <= (1 - 1e-3) * tol * scale:
             break
     return found, outside
 
 
-def refine_modes(T: Unfolded, factors: list[Array], rng: Any) -> Compressed:
+def refine_modes(T: Unfolded, factors: list[Array], rank: int, rng: Any) -> tuple[Compressed, float]:
     """The array on mode spaces that suit r given terms better than the singular vectors: one alternating step.
 
     The best left factors for the given right ones span Q = R conj(V); the other modes are the leading singular vectors of
@@ -116,14 +115,16 @@ def refine_modes(T: Unfolded, factors: list[Array], rng: Any) -> Compressed:
     xp, R = _array.array_namespace(V), T.R
     Q = xp.linalg.qr(R.times(_array.astype(conj(V), R.like.dtype)))[0]
     W, s, Z = svd(R.adjoint_times(Q))
-    return _on_modes(T, (Q @ conj(Z), s, conj(W)), int(factors[0].shape[1]), rng)
+    found = _on_modes(T, (Q @ conj(Z), s, conj(W)), rank, rng)
+    return found, left_out(T, found)
 
 
-def _left_out(T: Unfolded, found: Compressed) -> float:
+def left_out(T: Unfolded, found: Compressed) -> float:
     """‖T‖² = ‖core‖² + what is left out²; by a pass over the data where the difference has lost its digits."""
     core, bases, k = found.core, found.bases, T.split
     outside = math.sqrt(max(0.0, T.norm**2 - _array.to_float(_array.frobenius(core)) ** 2))
-    if outside > FLOOR * T.norm:
+    u = _array.unit_roundoff(_array.array_namespace(T.R.like), T.R.like.dtype)
+    if outside > 10 * math.sqrt(u) * T.norm:
         return outside
     xp, rows = _array.array_namespace(core), math.prod(core.shape[:k])
     C = xp.reshape(core, (rows, math.prod(core.shape[k:])))
@@ -131,6 +132,22 @@ def _left_out(T: Unfolded, found: Compressed) -> float:
     short = rows <= C.shape[1]
     U = _lifted(eye if short else C, bases[:k], T.left)
     return T.R.residual(U, _lifted(xp.matrix_transpose(C) if short else eye, bases[k:], T.right))
+
+
+def least_rank(core: Array, error: float) -> int:
+    """What the unfoldings of an array say about the terms of a sum with this error: it has as many or more."""
+    return max(smallest_rank(tail_norms(_spectrum(core, k)), error) for k in range(core.ndim))
+
+
+def weakest(T: Unfolded, found: Compressed) -> float:
+    """The smallest singular value of the core among the modes that are compressed; infinity where none is."""
+    cut = [k for k, n in enumerate(T.sizes) if found.core.shape[k] < n]
+    return min([_array.to_float(_spectrum(found.core, k)[-1]) for k in cut], default=math.inf) or 2.0**-1000
+
+
+def _spectrum(core: Array, mode: int) -> Array:
+    xp, n = _array.array_namespace(core), core.shape[mode]
+    return xp.linalg.svdvals(xp.reshape(xp.moveaxis(core, mode, 0), (n, math.prod(core.shape) // n)))
 
 
 def _cut(tol: float, scale: float, modes: int, room: int | None) -> Callable[[Array], int]:

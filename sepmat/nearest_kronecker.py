@@ -30,18 +30,21 @@ def nearest_kronecker(
 ) -> Fit:
     """The nearest Σ_{l<=rank} s_l B_l ⊗ C_l in the Frobenius norm: a Kronecker for one term, else a Separated.
 
-    M: dense (m1 m2, n1 n2), or a LowRank U Vᵀ, which is not formed. shapes: ((m1, n1), (m2, n2)). rank: terms,
-    1 by default, at most min(m1 n1, m2 n2); or tol: the block grows (16, 24, 40, … columns) until the relative error
-    is at most tol, so the number of terms is the smallest, up to what the error of the block costs (rarely one).
+    M: dense (m1 m2, n1 n2); a LowRank U Vᵀ, a SciPy sparse matrix, a LinearOperator or structured matrix, of which nothing
+    is formed; or a matrix larger than memory (numpy.memmap, HDF5, Dask): see `nearest_separated`. shapes: ((m1, n1),
+    (m2, n2)). rank: terms, 1 by default, at most min(m1 n1, m2 n2); or tol: the block grows (16, 24, 40, … columns) until
+    the relative error is at most tol, so the number of terms is the smallest, up to what the error of the block costs
+    (rarely one).
 
     Default: block power on R(M), 8 extra columns, 2 or more power iterations, O(rank m n): within 1.003 of the optimum
     even for a flat spectrum, and to the last digits where the singular values decay. exact=True, or a block of
     more than a quarter of R(M): the full SVD, and Fit.optimal. (Of U Vᵀ: the SVD of the core that is left after
-    orthogonal compression of [U_1 … U_r] and [V_1 … V_r]; it is small where r m2 < m1 or r m1 < m2.)
+    orthogonal compression of [U_1 … U_r] and [V_1 … V_r]; it is small where r m2 < m1 or r m1 < m2. Of a sparse matrix: the
+    SVD of the rows and columns of R(M) with nonzeros. An operator is formed, up to 1 GB; otherwise its error is an estimate.)
 
     The terms are orthonormal, so the condition number of the representation is 1. The entries of each B_l sum to
-    >= 0. For a real symmetric M and square factors every term is symmetric ⊗ symmetric or skew ⊗ skew; a single
-    product is nonnegative for nonnegative M and positive semidefinite for positive semidefinite M.
+    >= 0. For a dense real symmetric M and square factors every term is symmetric ⊗ symmetric or skew ⊗ skew; a single
+    product is nonnegative for a dense nonnegative M and positive semidefinite for a dense positive semidefinite M.
 
     Raises ShapeError, ArgumentError, NonFiniteError, DTypeError. `seed` draws the start: every call repeats.
 
@@ -83,7 +86,8 @@ def nearest_two(
     U, s, V = _phased(triplets)
     if U.shape[1] == 1:
         U, s, V = _inherit(R, pairs, U, s, V)
-    error = R.residual(U * _array.astype(s, U.dtype), V) / (R.norm or 1.0)
+    wide = _array.double(U)
+    error = R.residual(wide * _array.astype(s, wide.dtype), V) / (R.norm or 1.0)
     return (U, s, V), error, optimal or error == 0.0
 
 

@@ -131,7 +131,7 @@ class FromDask(Rearranged):
 
     @functools.cached_property
     def norm(self) -> float:
-        return math.sqrt(float((abs(self.R) ** 2).sum().compute()))
+        return math.sqrt(float((abs(self.R) ** 2).sum(dtype="float64").compute()))
 
     def times(self, X: Array) -> Array:
         return (self.R @ X).compute()

@@ -76,17 +76,21 @@ class FromOperator(Rearranged):
         """From now on R is L = U Vᵀ, of the given norm, and a small rest."""
         images = self._images(U, V)
         self.L, self.rest = (U, V), self.images - images
-        more = (total(iter([self.images])) ** 2 - total(iter([images])) ** 2) / PROBES
-        self.norm = math.sqrt(max(0.0, size**2 + more))
+        self.norm = self._with_rest(size, images)
+
+    def _with_rest(self, known: float, images: Array) -> float:
+        """‖X + (R − L)‖ from ‖X‖ and the images of the random vectors under X."""
+        xp = _array.array_namespace(images)
+        x, y = (xp.reshape(_array.double(z), (-1,)) for z in (images, self.rest))
+        both = _array.to_float(xp.real(xp.vecdot(x, y)) if _array.is_complex(x) else xp.vecdot(x, y))
+        return math.sqrt(max(0.0, known**2 + (2 * both + total(iter([y])) ** 2) / PROBES))
 
     def residual(self, U: Array, V: Array) -> float:
         """‖(L − U Vᵀ) + (R − L)‖: the square of the first exactly, the other parts from the random vectors."""
         xp, (P, W) = _array.array_namespace(U), self.L
         U, V = xp.concat((P, -_array.astype(U, P.dtype)), axis=1), xp.concat((W, _array.astype(V, W.dtype)), axis=1)
         known = _array.to_float(norm.rule(LowRank._of(U=U, V=V), "fro"))
-        images = self._images(U, V)
-        both = total(iter([images + self.rest])) ** 2 - total(iter([images])) ** 2
-        return math.sqrt(max(0.0, known**2 + both / PROBES))
+        return self._with_rest(known, self._images(U, V))
 
     def _images(self, U: Array, V: Array) -> Array:
         """(U Vᵀ as a sum of Kronecker products) times the random vectors g ⊗ h: Σ_l U_l g ⊗ V_l h."""

@@ -72,6 +72,8 @@ class FromSparse(Rearranged):
     def _spread(self, X: Array, indices: Array, axis: int) -> Array:
         """Rows to their places, zeros elsewhere."""
         xp = _array.array_namespace(X)
+        if not X.shape[0]:
+            return xp.zeros((self.shape[axis], X.shape[1]), dtype=X.dtype)
         places = xp.arange(self.shape[axis], dtype=xp.int64)
         found = xp.clip(xp.searchsorted(indices, places), 0, max(0, indices.shape[0] - 1))
         there = xp.astype(xp.take(indices, found) == places, X.dtype)
