@@ -10,8 +10,9 @@ from .cores import Core, Factors, balanced, scales, terms_norm, unit
 from .optimise import Point, alternate, descend, point
 from .starts import grown, pencil_start, random_start
 
-STARTS = 4  # at most
-FIRST, STEP, LEAP = 1e-2, 1e-1, 1e-8  # λ: where it begins, what it is multiplied with, also when the fit is good
+# λ where the random starts begin: from a large one all come to the same minimiser, which need not be the best for small λ
+FIRST = (1e-2, 1e-6, 1e-4, 1e-6, 1e-6)
+STEP, LEAP = 1e-1, 1e-8  # what λ is multiplied with, also when the fit is good
 SPENT = 1e-5  # share of J below which the penalty has no say in the error
 GAIN = 1e-5  # of the objective, below which a step is not worth taking on the way to smaller λ
 MOST = 1e2  # the largest λ that is tried
@@ -57,9 +58,10 @@ class Problem:
     def smallest(self) -> float:
         return _array.unit_roundoff(_array.array_namespace(self.core.like), self.core.like.dtype) ** 2
 
-    def starts(self, terms: int) -> int:
-        """Half of them for each of the ranks that a tolerance tries, and where a start takes long."""
-        return STARTS // 2 if self.goal or sum(self.core.sizes) * terms > MANY else STARTS
+    def starts(self, terms: int) -> list[tuple[Factors, float]]:
+        """Random factors and the λ they begin with; two for each rank that a tolerance tries, and where they take long."""
+        few = self.goal or sum(self.core.sizes) * terms > MANY
+        return [(random_start(self.core, terms, self.rng), penalty) for penalty in FIRST[: 2 if few else None]]
 
     def second_order(self, p: Point) -> bool:
         return sum(self.core.sizes) * p.factors[0].shape[1] <= UNKNOWNS
@@ -105,13 +107,15 @@ def fit_core(
     ranked = xp.argsort(weights, descending=True)[: int(xp.sum(xp.astype(weights > 0, xp.int64)))]
     columns = [xp.take(unit(U), ranked, axis=1) for U in factors]
     placed = [columns[order.index(k)] for k in range(len(order))]
-    return Result(xp.take(weights, ranked), placed, found.residual, found.settled, found.steps)
+    return Result(
+        xp.take(weights, ranked), placed, found.residual, found.settled or found.residual <= goal, found.steps
+    )
 
 
 def best_of_rank(problem: Problem, terms: int, warm: Factors | None = None) -> Point:
     """The best of several starts, and the first that cannot be improved on."""
     steps, paths = 0, []
-    starts = [random_start(problem.core, terms, problem.rng) for _ in range(problem.starts(terms))]
+    starts = problem.starts(terms)
     algebraic = pencil_start(problem.core, terms, problem.rng)
     if algebraic is not None:
         p = alternate(problem.core, algebraic, problem.floor, 3)
@@ -119,9 +123,9 @@ def best_of_rank(problem: Problem, terms: int, warm: Factors | None = None) -> P
         steps += p.steps
         if problem.good(p) and problem.feasible(p):
             return dataclasses.replace(p, steps=steps)
-        starts[0] = algebraic
-    for start in starts if warm is None else [warm, *starts]:
-        paths.append(anneal(problem, start))
+        starts[0] = (algebraic, FIRST[0])
+    for start, penalty in starts if warm is None else [(warm, FIRST[0]), *starts]:
+        paths.append(anneal(problem, start, penalty))
         steps += paths[-1][-1].steps
         if problem.good(paths[-1][-1]):
             break
@@ -139,12 +143,12 @@ def best_of_rank(problem: Problem, terms: int, warm: Factors | None = None) -> P
     return dataclasses.replace(stretched(problem, best), steps=steps)
 
 
-def anneal(problem: Problem, start: Factors) -> list[Point]:
+def anneal(problem: Problem, start: Factors, first: float) -> list[Point]:
     """Minimisers for falling λ, each the start of the next, down to the floor or to the bound on κ.
 
     Where the error no longer comes from the penalty λ stays: terms that cancel more would gain nothing.
     """
-    penalty = max(FIRST, problem.floor)
+    penalty = max(first, problem.floor)
     path = [problem.improve(alternate(problem.core, start, penalty, 10), penalty, 60, GAIN)]
     if not problem.feasible(path[-1]):
         found = path[-1]
