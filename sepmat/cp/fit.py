@@ -140,7 +140,8 @@ def best_of_rank(problem: Problem, terms: int, warm: Factors | None = None) -> P
         best = polished
     else:  # the last minimiser was not one yet
         best = approach(problem, next((p for p in reversed(path) if p.settled), path[0]), polished)
-    return dataclasses.replace(stretched(problem, best), steps=steps)
+    bound = problem.condition(best) >= CLOSE * problem.cap  # more accuracy would cost more κ than is allowed
+    return dataclasses.replace(stretched(problem, best), steps=steps, settled=best.settled or bound)
 
 
 def anneal(problem: Problem, start: Factors, first: float) -> list[Point]:
