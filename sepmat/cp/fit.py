@@ -16,7 +16,8 @@ STEP, LEAP = 1e-1, 1e-8  # what λ is multiplied with, also when the fit is good
 SPENT = 1e-5  # share of J below which the penalty has no say in the error
 GAIN = 1e-5  # of the objective, below which a step is not worth taking on the way to smaller λ
 MOST = 1e2  # the largest λ that is tried
-MANY, UNKNOWNS = 200, 600  # up to which starts, and steps of Levenberg–Marquardt, are cheap; beyond 600 ALS alone
+MANY = 1e7  # multiplications of one step beyond which starts are few
+UNKNOWNS = 600  # up to which steps of Levenberg–Marquardt are affordable; beyond, alternating least squares alone
 CLOSE = 0.97  # how near to the bound a condition number is brought
 
 
@@ -54,13 +55,17 @@ class Problem:
         """Nothing better is worth a search: enough, or the error is that of the target outside the core, or round-off."""
         return p.residual <= max(self.goal, 0.03 * self.rest, 300 * math.sqrt(self.smallest))
 
+    def value(self, p: Point) -> float:
+        """What is to be small: the error, or J where λ is what the caller asked for."""
+        return p.objective if self.fixed else stretched(self, p).residual
+
     @property
     def smallest(self) -> float:
         return _array.unit_roundoff(_array.array_namespace(self.core.like), self.core.like.dtype) ** 2
 
     def starts(self, terms: int) -> list[tuple[Factors, float]]:
         """Random factors and the λ they begin with; two for each rank that a tolerance tries, and where they take long."""
-        few = self.goal or sum(self.core.sizes) * terms > MANY
+        few = self.goal or self.core.flops(terms) > MANY
         return [(random_start(self.core, terms, self.rng), penalty) for penalty in FIRST[: 2 if few else None]]
 
     def second_order(self, p: Point) -> bool:
@@ -85,11 +90,12 @@ def fit_core(
     rest: float = 0.0,
     start: Factors | None = None,
     least: int = 1,
+    most: int | None = None,
 ) -> Result:
     """The best r terms that are found for a core.
 
     rank, or the smallest one with √(‖Ĉ − C‖² + rest²) <= tol ‖target‖, where rest is the norm of what the target has
-    outside the core, from `least` on. κ <= max_condition in what is returned, always; penalty fixes λ / ‖target‖²
+    outside the core, from `least` to `most`. κ <= max_condition in what is returned, always; penalty fixes λ / ‖target‖²
     instead. start: factors to begin with beside those that are found here.
     """
     order, xp = core.order(), _array.array_namespace(core.like)
@@ -101,7 +107,7 @@ def fit_core(
     goal = 0.0 if tol is None else math.sqrt(max(0.0, tol**2 - (rest / scale) ** 2))
     problem = Problem(target, rest / scale, goal, cap, floor, penalty is not None, rng)
     warm = None if start is None else [start[k] for k in order]
-    found = smallest_rank(problem, least, warm) if rank is None else best_of_rank(problem, rank, warm)
+    found = smallest_rank(problem, least, most, warm) if rank is None else best_of_rank(problem, rank, warm)
     factors = balanced(found.factors)
     weights = scales(factors) * scale
     ranked = xp.argsort(weights, descending=True)[: int(xp.sum(xp.astype(weights > 0, xp.int64)))]
@@ -113,7 +119,9 @@ def fit_core(
 
 
 def best_of_rank(problem: Problem, terms: int, warm: Factors | None = None) -> Point:
-    """The best of several starts, and the first that cannot be improved on."""
+    """The best of several starts, and the first that cannot be improved on. A matrix has its singular triplets."""
+    if sum(n > 1 for n in problem.core.sizes) <= 2 and not problem.fixed:
+        return safe(problem, terms)
     steps, paths = 0, []
     starts = problem.starts(terms)
     algebraic = pencil_start(problem.core, terms, problem.rng)
@@ -131,7 +139,7 @@ def best_of_rank(problem: Problem, terms: int, warm: Factors | None = None) -> P
             break
     if problem.cap < math.inf:
         paths.append([safe(problem, terms)])
-    path = min(paths, key=lambda path: stretched(problem, path[-1]).residual)
+    path = min(paths, key=lambda path: problem.value(path[-1]))
     if problem.goal and path[-1].residual <= problem.goal:
         return dataclasses.replace(path[-1], steps=steps, settled=True)
     polished = problem.improve(dataclasses.replace(path[-1], steps=0), path[-1].penalty, 300, 1e-10)
@@ -139,7 +147,8 @@ def best_of_rank(problem: Problem, terms: int, warm: Factors | None = None) -> P
     if problem.feasible(polished):
         best = polished
     else:  # the last minimiser was not one yet
-        best = approach(problem, next((p for p in reversed(path) if p.settled), path[0]), polished)
+        near = approach(problem, next((p for p in reversed(path) if p.settled), path[0]), polished)
+        best = min(path[-1], near, key=problem.value)
     bound = problem.condition(best) >= CLOSE * problem.cap  # more accuracy would cost more κ than is allowed
     return dataclasses.replace(stretched(problem, best), steps=steps, settled=best.settled or bound)
 
@@ -161,7 +170,8 @@ def anneal(problem: Problem, start: Factors, first: float) -> list[Point]:
         return [approach(problem, found, outside)]
     while penalty > problem.floor:
         last = path[-1]
-        if not problem.good(last) and penalty * last.size**2 <= SPENT * last.residual**2:
+        spent = penalty * last.size**2 <= SPENT * last.residual**2
+        if not problem.fixed and (last.residual <= problem.goal or (spent and not problem.good(last))):
             break
         step = LEAP if problem.good(last) else STEP if problem.second_order(last) else STEP**2
         penalty = max(problem.floor, penalty * step)
@@ -213,10 +223,11 @@ def safe(problem: Problem, terms: int) -> Point:
     return point(core, padded, problem.floor, settled=True)
 
 
-def smallest_rank(problem: Problem, least: int, warm: Factors | None) -> Point:
+def smallest_rank(problem: Problem, least: int, most: int | None, warm: Factors | None) -> Point:
     """The first of growing ranks that reaches the goal; from steps of more than one, halved back to the smallest."""
     sizes = problem.core.sizes
-    most = max(1, math.prod(sizes) // max(sizes))
+    possible = max(1, math.prod(sizes) // max(sizes))
+    most = possible if most is None else min(most, possible)
     terms, failed = min(least, most), min(least, most) - 1
     best = best_of_rank(problem, terms, warm)
     steps = best.steps
