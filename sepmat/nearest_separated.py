@@ -19,10 +19,12 @@ from .nearest_kronecker import as_sum, nearest_two
 from .rearranged import Pairs, adjoint
 from .separated import Separated
 from .sources import Source, as_source
+from .tree import tree
 
 __all__ = ["factor_shapes", "nearest_separated"]
 
 REFINEMENTS = 20  # of the mode spaces, at most
+LARGE = 32  # terms beyond which a tolerance is met by the orthonormal tree and not by fits
 SWEEPS = 20  # of alternating least squares in each
 GAIN = 1e-3  # of the error, below which a refinement is not worth its passes
 ROUND_OFF = 2.0**-47  # relative error below which nothing is left to refine
@@ -52,7 +54,8 @@ def nearest_separated(
       product is one pass; 7 or so passes for one fit.
 
     shapes: ((m_1, n_1), …, (m_d, n_d)); or "auto": the best of all pairs of shapes (of all `factors` shapes), as
-    `factor_shapes` lists them. rank: the number of terms; or tol: the smallest number found with ‖M − Â‖ <= tol ‖M‖.
+    `factor_shapes` lists them. rank: the number of terms; or tol: the smallest number found with ‖M − Â‖ <= tol ‖M‖ (where
+    more than 32 terms are needed for d >= 3: those of the orthonormal tree, κ = 1, more than the fewest).
     max_condition: κ = (Σ s_l²)^½ / ‖Â‖ is at most this in what is returned, always; >= 1.
 
     Two factors: `nearest_kronecker`, so within 1.003 of the optimum, κ = 1. Three and more: the array R(M) is compressed to
@@ -283,22 +286,26 @@ def _of_core(
 
 
 def _to_tolerance(T: Unfolded, tol: float, most: int, bound: float | None, rng: Any) -> Terms:
-    """The smallest number of terms that is found: from the ranks of the unfoldings, which bound it from below, upwards."""
+    """The smallest number of terms that is found, from the ranks of the unfoldings upwards, which bound it from below.
+
+    From above it is bounded by the orthonormal tree, which is the answer where more than a few terms are needed.
+    """
     found, outside = compress_modes(T, tol=tol, rng=rng)
     small, goal = unfolded(found.core), tol * T.norm
-    failed = min(most, least_rank(found.core, goal)) - 1
-    rank, best = failed + 1, None
-    while best is None or rank - failed > 1:
-        middle = rank if best is None else (failed + rank) // 2
-        terms = _of_rank(small, middle, bound, rng)
-        terms = dataclasses.replace(terms, residual=math.hypot(terms.residual, outside))
-        if terms.residual <= goal or (best is None and middle == most):
-            best, rank = terms, middle
+    weights, factors = tree(found.core, math.sqrt(max(0.0, goal**2 - outside**2)) / (small.norm or 1.0))
+    best, terms = Terms(weights, factors, goal, True, 0), max(1, int(weights.shape[0]))
+    failed = min(most, terms, least_rank(found.core, goal)) - 1
+    rank, fitted = failed + 1, False
+    while failed < rank < terms and rank <= min(most, LARGE):
+        fit = _of_rank(small, rank, bound, rng)
+        if math.hypot(fit.residual, outside) <= goal:
+            best, terms, fitted = fit, rank, True
         else:
-            failed = middle
-            rank = min(most, middle + max(1, middle // 4)) if best is None else rank
-    best = dataclasses.replace(best, factors=found.lift(best.factors))
-    return dataclasses.replace(best, residual=T.residual(best.columns))
+            failed = rank
+        # a quarter more each time; what is too large by more than one is halved back
+        rank = (failed + terms) // 2 if fitted else failed + max(1, failed // 4)
+    lifted = dataclasses.replace(best, factors=found.lift(best.factors))
+    return dataclasses.replace(lifted, residual=T.residual(lifted.columns))
 
 
 def _rounded(source: Source, T: Unfolded, terms: Terms) -> Fit:
