@@ -1,5 +1,6 @@
 """Fewer terms: the separated representation with a given number of terms, or a given error, under a bound on κ."""
 
+import dataclasses
 import math
 import warnings
 from typing import Any
@@ -7,10 +8,11 @@ from typing import Any
 from . import _array, _check
 from ._array import Array
 from .cp import DenseCore, TrainCore, fit_core
-from .cp.cores import Core
+from .cp.cores import Core, scales, unit, vector_norm
 from .cp.train import Train, dense, difference, from_terms, mode_vectors, norm, rounded
-from .errors import ArgumentError, ConvergenceWarning, DTypeError, UnsupportedError
-from .fit import Fit, check_tolerance, smallest_rank, svd, tail_norms
+from .errors import ArgumentError, ConvergenceWarning, DTypeError, PrecisionWarning, UnsupportedError
+from .fit import Fit, smallest_rank, svd, tail_norms
+from .kernels.terms import scaled
 from .linalg import convert
 from .matrix import StructuredMatrix
 from .separated import Separated
@@ -20,6 +22,7 @@ __all__ = ["compress"]
 CORE = 2**13  # entries up to which the core is a dense array
 SHARE = 0.03  # of the error that a fit cannot avoid: what the mode compression may add to it
 ROUND_OFF = 2.0**-48  # relative to A: what a mode may lose though every digit is wanted
+AIM = 0.999  # of a tolerance: what is left is for the rounding of the factors
 
 
 def compress(
@@ -58,8 +61,7 @@ def compress(
     where = "compress"
     A = as_separated(A, where)
     _check.one_of(where, rank=rank, tol=tol)
-    rng = _check.as_generator(seed, where)
-    cap = check_condition(max_condition, where)
+    cap, rng = check_condition(max_condition, where), _check.as_generator(seed, where)
     if penalty is not None:
         _check.one_of(where, max_condition=max_condition, penalty=penalty)
         penalty = _check.as_tolerance(penalty, where, "penalty")
@@ -69,37 +71,71 @@ def compress(
     if rank is not None:
         rank = _check.as_integer(rank, where, "rank", maximum=most)
     else:
-        tol = check_tolerance(tol, A.factors[0], where)
-    with _array.quiet():
-        columns, exponent = scaled_columns(A)
-        exact = from_terms(columns) if A.terms and 0 not in A.shape else []
-        size = norm(exact) if exact else 0.0
-        if not size:
-            return Fit(nothing(A), 0.0, 0, condition_number=1.0, optimal=True)
-
-        def fit_of(weights: Array, found: list[Array], optimal: bool, converged: bool, iterations: int) -> Fit:
-            matrix, stored = assembled(A, weights, found, exponent)
-            error = difference(exact, stored) / size
-            kappa = matrix.condition_number
-            return Fit(matrix, error, matrix.num_parameters, kappa, optimal, converged, iterations)
-
-        if len(columns) <= 2:
-            return fit_of(*_two(columns, rank, tol), True, True, 0)
-        bases, core, rest, least = small_core(exact, rank, tol)
-        for shrink in (1.0, 0.999, 0.99, 0.9, 0.0):  # returned in float32, κ moves a little
-            result = fit_core(core, rank, tol, max(1.0, cap * shrink), penalty, rng, rest, least=least)
-            found = [Q @ U for Q, U in zip(bases, result.factors, strict=True)]
-            fit = fit_of(result.weights, found, False, result.converged, result.iterations)
-            if fit.condition_number is not None and fit.condition_number <= cap:
-                break
-    if not fit.converged:
+        tol = _check.as_tolerance(tol, where)
+    fit, attainable = fewer_terms(A, rank, tol, cap, penalty, rng)
+    if tol is not None and tol < attainable:
         warnings.warn(
-            f"compress: the fit has not settled after {fit.iterations} steps (relative error {fit.relative_error:.1e}, "
-            f"condition number {fit.condition_number:.1e}); set max_condition, or allow more terms",
+            f"compress: tol: {tol:.1e} < {attainable:.1e} = u κ, the unit roundoff of {_array.dtype_name(A.dtype)} times the "
+            f"condition number of the terms of A; the relative error is {fit.relative_error:.1e}",
+            PrecisionWarning,
+            stacklevel=2,
+        )
+    elif not fit.converged:
+        missed = (
+            f"has not settled after {fit.iterations} steps" if tol is None else f"has not come down to tol = {tol:.1e}"
+        )
+        warnings.warn(
+            f"compress: the fit {missed} (relative error {fit.relative_error:.1e}, condition number "
+            f"{fit.condition_number:.1e}); set max_condition, or allow more terms",
             ConvergenceWarning,
             stacklevel=2,
         )
     return fit
+
+
+def fewer_terms(
+    A: Separated, rank: int | None, tol: float | None, cap: float, penalty: float | None, rng: Any
+) -> tuple[Fit, float]:
+    """(fit, u κ of A): `compress` of checked arguments without its warnings, for iterations, which look at Fit.converged."""
+    with _array.quiet():
+        columns, top, exponent = scaled_columns(A)
+        exact = from_terms(columns) if A.terms and 0 not in A.shape else []
+        size = norm(exact) if exact else 0.0
+        if size <= ROUND_OFF * top:
+            return Fit(nothing(A), 0.0, 0, condition_number=1.0, optimal=True), 0.0
+        u = _array.unit_roundoff(A.xp, A.dtype)
+        attainable = u * top / size
+
+        def fit_of(weights: Array, found: list[Array], optimal: bool, converged: bool, iterations: int) -> Fit:
+            matrix, stored = assembled(A, weights, found, exponent)
+            error, kappa = difference(exact, stored) / size, matrix.condition_number
+            kappa = 1.0 if abs(kappa - 1) <= 8 * u else kappa  # of orthonormal terms; κ is not known better
+            return Fit(matrix, error, matrix.num_parameters, kappa, optimal, converged, iterations)
+
+        def within(fit: Fit) -> bool:
+            return (fit.condition_number or 0.0) <= cap
+
+        goal = None if tol is None else max(tol, attainable)
+        if sum(U.shape[0] > 1 for U in columns) <= 2:  # the others have one entry
+            return fit_of(*_two(columns, rank, goal), True, True, 0), attainable
+        goal = None if goal is None else max(AIM * goal, ROUND_OFF)
+        bases, core, rest, least = small_core(exact, rank, goal)
+        usable = penalty is None and A.terms <= (rank or A.terms) and top <= cap * size  # the terms of A themselves
+        most = A.terms if usable else None
+        for shrink in (1.0, 0.999, 0.99, 0.9, 0.0):  # returned in float32, κ moves a little
+            bound = max(1.0, cap * shrink)
+            result = fit_core(core, rank, goal, bound, penalty, rng, rest, least=least, most=most)
+            found = [Q @ U for Q, U in zip(bases, result.factors, strict=True)]
+            fit = fit_of(result.weights, found, False, result.converged, result.iterations)
+            if within(fit):
+                break
+        if usable and fit.relative_error > (tol or ROUND_OFF) and (rank or result.weights.shape[0]) >= A.terms:
+            own = fit_of(*normalized(columns), False, True, 0)
+            fit = own if own.relative_error < fit.relative_error and within(own) else fit
+    if tol is not None:
+        reached = fit.relative_error <= (tol if tol >= attainable else max(4 * attainable, ROUND_OFF))
+        fit = dataclasses.replace(fit, converged=reached)
+    return fit, attainable
 
 
 # arguments ----------------------------------------------------------------------------------------------------------------
@@ -133,17 +169,24 @@ def check_condition(max_condition: Any, where: str) -> float:
 # the two ends -------------------------------------------------------------------------------------------------------------
 
 
-def scaled_columns(A: Separated) -> tuple[list[Array], int]:
-    """(U_1, …, U_d) and k with A = 2^k Σ_l U_1[:, l] ∘ … ∘ U_d[:, l], in double precision, no column large."""
-    unit = A.astype(A.xp.complex128 if A._is_complex else A.xp.float64).normalized().map(_array.stop_gradient)
-    k = _array.exponent(unit._weights)
-    first, *others = unit._columns()
-    return [first * _array.ldexp(unit._weights, -k), *others], k
+def scaled_columns(A: Separated) -> tuple[list[Array], float, int]:
+    """(U_1, …, U_d), (Σ s_l²)^½ and k with A = 2^k Σ_l U_1[:, l] ∘ … ∘ U_d[:, l], in double precision, no column large."""
+    part = scaled([_array.stop_gradient(F) for F in A.factors], _array.stop_gradient(A._weights))
+    first, *others = part.columns
+    columns = [first * part.scales[None, :], *others]
+    return columns, vector_norm(scales(columns)), part.exponent
+
+
+def normalized(columns: list[Array]) -> tuple[Array, list[Array]]:
+    """(weights, unit columns) of the terms that are not zero."""
+    xp, weights = _array.array_namespace(columns[0]), scales(columns)
+    ranked = xp.argsort(weights, descending=True)[: int(xp.sum(xp.astype(weights > 0, xp.int64)))]
+    return xp.take(weights, ranked), [xp.take(unit(U), ranked, axis=1) for U in columns]
 
 
 def nothing(A: Separated) -> Separated:
     """The zero matrix: no term."""
-    return Separated._of(factors=tuple(F[:0, ...] for F in A.factors), scales=None)
+    return Separated._of(factors=tuple(_array.stop_gradient(F)[:0, ...] for F in A.factors), scales=None)
 
 
 def assembled(A: Separated, weights: Array, columns: list[Array], exponent: int) -> tuple[Separated, list[Array]]:
@@ -153,26 +196,33 @@ def assembled(A: Separated, weights: Array, columns: list[Array], exponent: int)
     scales = _array.astype(weights, A.dtype)
     stored = [xp.matrix_transpose(_array.astype(F, U.dtype)) for F, U in zip(factors, columns, strict=True)]
     stored[0] = stored[0] * _array.astype(scales, stored[0].dtype)
-    stacks = tuple(xp.reshape(F, (F.shape[0], *shape)) for F, shape in zip(factors, A.shapes, strict=True))
-    return Separated._of(factors=stacks, scales=_array.ldexp(scales, exponent)), stored
+    share = 0 if abs(exponent) <= 100 else math.trunc(exponent / len(factors))  # in the factors: scales have a range
+    stacks = tuple(
+        _array.ldexp(xp.reshape(F, (F.shape[0], *shape)), share) for F, shape in zip(factors, A.shapes, strict=True)
+    )
+    return Separated._of(factors=stacks, scales=_array.ldexp(scales, exponent - share * len(factors))), stored
 
 
 # one and two factors --------------------------------------------------------------------------------------------------------
 
 
 def _two(columns: list[Array], rank: int | None, tol: float | None) -> tuple[Array, list[Array]]:
-    """Of U diag(1) Vᵀ the leading singular triplets, from the triangular factors of U and V."""
-    xp = _array.array_namespace(columns[0])
-    if len(columns) == 1:
-        total = xp.sum(columns[0], axis=1)[:, None]
-        size = _array.frobenius(total, axis=0)
-        return size, [total / _array.astype(size, total.dtype)]
-    (Q, R), (P, T) = (xp.linalg.qr(U) for U in columns)
+    """Of U diag(1) Vᵀ the leading singular triplets, from the triangular factors of U and V. Further modes have one entry."""
+    xp, count = _array.array_namespace(columns[0]), len(columns)
+    modes = [*columns, xp.ones_like(columns[0][:1, :])]
+    a, b, *others = sorted(range(max(2, count)), key=lambda k: -modes[k].shape[0])
+    for k in others:
+        modes[a] = modes[a] * modes[k]
+    (Q, R), (P, T) = xp.linalg.qr(modes[a]), xp.linalg.qr(modes[b])
     left, s, right = svd(R @ xp.matrix_transpose(T))
     tails = tail_norms(s)
     r = smallest_rank([t / tails[0] for t in tails], tol or 0.0) if rank is None else min(rank, s.shape[0])
     r = min(r, sum(1 for v in _array.to_numpy(s).tolist() if v > 0))
-    return s[:r], [Q @ left[:, :r], P @ right[:, :r]]
+    found = [xp.ones((1, r), dtype=left.dtype, device=_array.device(left)) for _ in modes]
+    found[a], found[b] = Q @ left[:, :r], P @ right[:, :r]
+    if count == 1:
+        found[0] = found[0] * found[1]  # a phase
+    return s[:r], found[:count]
 
 
 # three and more -------------------------------------------------------------------------------------------------------------
@@ -194,5 +244,6 @@ def small_core(exact: Train, rank: int | None, tol: float | None) -> tuple[list[
     bases, _, train = mode_vectors(short, max(budget, ROUND_OFF * total))
     rest = math.sqrt(max(0.0, total**2 - norm(train) ** 2)) if goal > 0 else 0.0
     sizes = [Q.shape[1] for Q in bases]
-    core: Core = DenseCore(dense(train)) if math.prod(sizes) <= CORE else TrainCore(train)
+    small = math.prod(sizes) <= CORE or sum(n > 1 for n in sizes) <= 2
+    core: Core = DenseCore(dense(train)) if small else TrainCore(train)
     return bases, core, min(rest, SHARE * goal), max(1, least)
