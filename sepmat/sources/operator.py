@@ -24,19 +24,22 @@ class Operator:
         self.shape, self.where, self.rng = two_dimensional(A, where), where, rng
         if isinstance(A, StructuredMatrix):
             self.A: Any = A.map(_array.stop_gradient)
-            like = self.A.arrays()[0]
+            like = A.xp.zeros((0,), dtype=A.dtype, device=A.device)
         else:
             draws = rng.standard_normal((0,))
             xp = _array.array_namespace(draws)
             like = _array.astype(draws, _array.as_dtype(xp, getattr(A, "dtype", None) or float) or draws.dtype)
             self.A = A
-        self.like = _check.check_full_precision(like, where, "M")[:0, ...]
-        self.exponent = 0
-        self.exponent = _array.exponent(self.times(_array.normal(rng, (self.shape[1], 8), self.like)))
+        self.like, self.exponent = _check.check_full_precision(like, where, "M"), 0
+        images = self.times(_array.normal(rng, (self.shape[1], 8), self.like))
+        self.like, self.exponent = images[:0, 0], _array.exponent(images)
 
     def times(self, X: Array) -> Array:
+        """In the dtype of X, or complex where A turns out to be."""
         Y = self.A @ X if isinstance(self.A, StructuredMatrix) else self.A.matmat(X)
         Y = _check.check_finite(_check.as_array(Y, self.where, "M @ x", 2), self.where, "M @ x")
+        if _array.is_complex(X) or not _array.is_complex(Y):
+            Y = _array.astype(Y, X.dtype)
         return _array.ldexp(Y, -self.exponent)
 
     def source(self) -> Source:
@@ -59,7 +62,8 @@ class FromOperator(Rearranged):
     rows. Both sides give R ≈ L = Q (Ψᵀ Q)⁺ Ψᵀ R with Q = orth(R Ω), the generalised Nyström method (Nakatsukasa 2020), near
     the optimum because four times as many combinations are taken as there are columns: they cost no further product.
 
-    ‖R‖ and residuals: what L says is exact, and only ‖R − L‖ is estimated, from 128 products with random vectors.
+    ‖R‖ and residuals: what L says is exact, and only ‖R − L‖ is estimated, from 128 products with random vectors. Products
+    with R itself, which a refinement of three or more factors asks for, take n products with A.
     """
 
     def __init__(self, A: Operator, pairs: Pairs) -> None:
@@ -101,7 +105,7 @@ class FromOperator(Rearranged):
         return xp.permute_dims(left, (2, 1, 0)) @ xp.permute_dims(right, (2, 0, 1))
 
     def triplets(self, block: int, rng: Any, exact: bool = False) -> tuple[Triplets, bool]:
-        return (self.svd(), True) if exact else (self.leading(block, rng), False)
+        return (self.svd(), True) if exact else (self.leading(block, rng), block >= min(self.shape))
 
     def leading(self, block: int, rng: Any) -> Triplets:
         (m1, n1), (m2, n2) = self.pairs

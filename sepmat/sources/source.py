@@ -21,7 +21,9 @@ class Source:
 
 def two_dimensional(M: Any, where: str) -> tuple[int, int]:
     """The shape of a matrix that is not an array."""
-    shape = tuple(int(n) for n in M.shape)
+    shape = tuple(M.shape)
     if len(shape) != 2:
         raise ShapeError(where, "M", f"shape {shape}", "a matrix (2-D)", "Reshape it first")
-    return shape[0], shape[1]
+    if any(n != n for n in shape):  # Dask does not know the sizes of what it has not computed
+        raise ShapeError(where, "M", f"shape {shape}", "known sizes", "Use M.compute_chunk_sizes()")
+    return int(shape[0]), int(shape[1])
