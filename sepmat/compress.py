@@ -234,13 +234,15 @@ def small_core(exact: Train, rank: int | None, tol: float | None) -> tuple[list[
     What is cut, rest, is at most 3 % of the error that no fit avoids: tol, or the tail of the unfoldings beyond rank.
     least is the number of terms that no fit within tol can do without.
     """
-    first = rounded(exact, 0.0)
-    _, spectra, _ = mode_vectors(first, None)
-    total = spectra[0][0]
-    goal = (tol or 0.0) * total if rank is None else max(tails[min(rank, len(tails) - 1)] for tails in spectra)
+    total = norm(exact)
+    goal = 0.0 if tol is None else tol * total
+    short = rounded(exact, SHARE * goal / math.sqrt(2))
+    _, spectra, _ = mode_vectors(short, None)
+    if rank is not None:
+        goal = max(tails[min(rank, len(tails) - 1)] for tails in spectra)
+        short = rounded(exact, SHARE * goal / math.sqrt(2)) if goal > 0 else short
     least = max(next((r for r, tail in enumerate(tails) if tail <= goal), 1) for tails in spectra)
     budget = SHARE * goal / math.sqrt(2 * len(exact))
-    short = rounded(exact, SHARE * goal / math.sqrt(2)) if goal > 0 else first
     bases, _, train = mode_vectors(short, max(budget, ROUND_OFF * total))
     rest = math.sqrt(max(0.0, total**2 - norm(train) ** 2)) if goal > 0 else 0.0
     sizes = [Q.shape[1] for Q in bases]
