@@ -11,7 +11,7 @@ from .cp import DenseCore, TrainCore, fit_core
 from .cp.cores import Core, scales, unit, vector_norm
 from .cp.train import Train, dense, difference, from_terms, mode_vectors, norm, rounded
 from .errors import ArgumentError, ConvergenceWarning, DTypeError, PrecisionWarning, UnsupportedError
-from .fit import Fit, smallest_rank, svd, tail_norms
+from .fit import Fit, condition_of, smallest_rank, svd, tail_norms
 from .kernels.terms import scaled
 from .linalg import convert
 from .matrix import StructuredMatrix
@@ -108,8 +108,7 @@ def fewer_terms(
 
         def fit_of(weights: Array, found: list[Array], optimal: bool, converged: bool, iterations: int) -> Fit:
             matrix, stored = assembled(A, weights, found, exponent)
-            error, kappa = difference(exact, stored) / size, matrix.condition_number
-            kappa = 1.0 if abs(kappa - 1) <= 8 * u else kappa  # of orthonormal terms; κ is not known better
+            error, kappa = difference(exact, stored) / size, condition_of(matrix)
             return Fit(matrix, error, matrix.num_parameters, kappa, optimal, converged, iterations)
 
         def within(fit: Fit) -> bool:

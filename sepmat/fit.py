@@ -84,6 +84,12 @@ def check_attainable(tol: Any, A: Separated, where: str) -> float:
     return value
 
 
+def condition_of(A: Separated) -> float:
+    """κ of a fit: 1 where it differs from 1 by no more than stored orthonormal terms do, 8 u of their dtype."""
+    kappa = A.condition_number
+    return 1.0 if abs(kappa - 1) <= 8 * _array.unit_roundoff(A.xp, A.dtype) else kappa
+
+
 def smallest_rank(tails: list[float], tol: float) -> int:
     """The smallest k >= 1 with tails[k] <= tol, where tails[k] is the relative error of k terms; else the largest."""
     return next((k for k in range(1, len(tails)) if tails[k] <= tol), max(1, len(tails) - 1))

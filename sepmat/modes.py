@@ -48,6 +48,17 @@ class Unfolded:
         """‖T − Σ_l f_1^l ∘ … ∘ f_d^l‖, formed in chunks."""
         return self.R.residual(*self.columns(factors))
 
+    def whole(self) -> Array:
+        """The array itself in double precision, its modes in order."""
+        xp, (rows, cols) = _array.array_namespace(self.R.like), self.R.shape
+        if isinstance(self.R, FromDense):
+            R = self.R.like
+        else:
+            R = self.R.times(xp.eye(cols, dtype=self.R.like.dtype, device=_array.device(self.R.like)))
+        half = xp.reshape(_to_modes(_array.double(R), self.left), (rows, cols))
+        turned = xp.reshape(_to_modes(xp.matrix_transpose(half), self.right), (cols, rows))
+        return xp.reshape(xp.matrix_transpose(turned), self.sizes)
+
 
 class Compressed(NamedTuple):
     """T ≈ core ×_1 Q_1 … ×_d Q_d with orthonormal Q_k (N_k, R_k), in double precision."""

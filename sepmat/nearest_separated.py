@@ -10,13 +10,14 @@ from . import _array, _check
 from ._array import Array
 from .compress import check_condition, compress
 from .cp import DenseCore, fit_core
+from .cp.cores import scales, terms_norm, unit
 from .cp.optimise import alternate
 from .errors import ConvergenceWarning, ShapeError
-from .fit import Fit, check_attainable, check_tolerance
+from .fit import Fit, check_attainable, check_tolerance, condition_of
 from .kronecker import as_shapes
 from .modes import Compressed, Unfolded, compress_modes, grouped_pairs, least_rank, refine_modes, unfolded, weakest
 from .nearest_kronecker import as_sum, nearest_two
-from .rearranged import Pairs, adjoint
+from .rearranged import FromDense, Pairs, adjoint
 from .separated import Separated
 from .sources import Source, as_source
 from .tree import tree
@@ -24,9 +25,12 @@ from .tree import tree
 __all__ = ["factor_shapes", "nearest_separated"]
 
 REFINEMENTS = 20  # of the mode spaces, at most
-LARGE = 32  # terms beyond which a tolerance is met by the orthonormal tree and not by fits
+MANY = 32  # terms beyond which a tolerance is met by the orthonormal tree and not by fits
 SWEEPS = 20  # of alternating least squares in each
 GAIN = 1e-3  # of the error, below which a refinement is not worth its passes
+TINY, SMALL, LARGE = 2**8, 2**13, 2**24  # entries up to which an array is its own core, is formed, is swept in memory
+LOOSE = 0.1  # share of the array outside its core from which on they are
+PENALTY = 1e-5  # λ of those sweeps
 ROUND_OFF = 2.0**-47  # relative error below which nothing is left to refine
 SHRINK = (1.0, 0.999, 0.99, 0.9, 0.0)  # of the bound on κ: rounded to float32 it moves a little
 
@@ -250,7 +254,16 @@ class Terms:
 
 
 def _of_rank(T: Unfolded, rank: int, bound: float | None, rng: Any) -> Terms:
-    """The fit of the core; where its mode spaces are not the best ones yet, those are found first and it is fitted anew."""
+    """The fit of the core; where its mode spaces are not the best ones yet, those are found first and it is fitted anew.
+
+    A small array is its own core. Where most of an array is outside its core (noise, trained weights), the best mode spaces
+    of r terms are not those of the array, and sweeps over all of it have the last word.
+    """
+    entries = math.prod(T.sizes)
+    if entries <= TINY:
+        array = T.whole()
+        xp, place = _array.array_namespace(array), {"dtype": array.dtype, "device": _array.device(array)}
+        return _of_core(T, Compressed(array, [xp.eye(n, **place) for n in T.sizes]), 0.0, rank, bound, rng)
     found, outside = compress_modes(T, rank, rng=rng)
     best = _of_core(T, found, outside, rank, bound, rng)
     # what the singular vectors miss of the best mode spaces is of the order of this ratio, and the error its square
@@ -268,7 +281,15 @@ def _of_rank(T: Unfolded, rank: int, bound: float | None, rng: Any) -> Terms:
         if residual > (1 - GAIN) * last:
             break
     again = _of_core(T, found, outside, rank, bound, rng, start)
-    return min(best, again, key=lambda terms: terms.residual)
+    best = min(best, again, key=lambda terms: terms.residual)
+    if outside <= LOOSE * T.norm or entries > (LARGE if isinstance(T.R, FromDense) else SMALL):
+        return best
+    first, *others = best.columns
+    p = alternate(DenseCore(T.whole() / T.norm), [first / T.norm, *others], PENALTY, 10 * SWEEPS, GAIN / 10)
+    if p.residual * T.norm < best.residual and (bound is None or p.size <= bound * terms_norm(p.factors)):
+        weights = scales(p.factors) * T.norm
+        return Terms(weights, [unit(U) for U in p.factors], p.residual * T.norm, p.settled, best.iterations + p.steps)
+    return best
 
 
 def _of_core(
@@ -296,7 +317,7 @@ def _to_tolerance(T: Unfolded, tol: float, most: int, bound: float | None, rng: 
     best, terms = Terms(weights, factors, goal, True, 0), max(1, int(weights.shape[0]))
     failed = min(most, terms, least_rank(found.core, goal)) - 1
     rank, fitted = failed + 1, False
-    while failed < rank < terms and rank <= min(most, LARGE):
+    while failed < rank < terms and rank <= min(most, MANY):
         fit = _of_rank(small, rank, bound, rng)
         if math.hypot(fit.residual, outside) <= goal:
             best, terms, fitted = fit, rank, True
@@ -317,7 +338,7 @@ def _rounded(source: Source, T: Unfolded, terms: Terms) -> Fit:
         terms = dataclasses.replace(terms, weights=_array.double(weights), factors=[_array.double(U) for U in factors])
         terms = dataclasses.replace(terms, residual=T.residual(terms.columns))
     error = terms.residual / T.norm
-    return Fit(A, error, A.num_parameters, A.condition_number, error == 0.0, terms.converged, terms.iterations)
+    return Fit(A, error, A.num_parameters, condition_of(A), error == 0.0, terms.converged, terms.iterations)
 
 
 def _nothing(source: Source, pairs: Pairs) -> Fit:

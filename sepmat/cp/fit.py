@@ -142,7 +142,7 @@ def best_of_rank(problem: Problem, terms: int, warm: Factors | None = None) -> P
     path = min(paths, key=lambda path: problem.value(path[-1]))
     if problem.goal and path[-1].residual <= problem.goal:
         return dataclasses.replace(path[-1], steps=steps, settled=True)
-    polished = problem.improve(dataclasses.replace(path[-1], steps=0), path[-1].penalty, 300, 1e-10)
+    polished = problem.improve(dataclasses.replace(path[-1], steps=0), path[-1].penalty, 300, 1e-8)
     steps += polished.steps
     if problem.feasible(polished):
         best = polished

@@ -68,7 +68,7 @@ def descend(core: Core, start: Point, penalty: float, steps: int, gain: float = 
     """
     u = _array.unit_roundoff(_array.array_namespace(core.like), core.like.dtype)
     best, idle = point(core, start.factors, penalty), 0
-    damping = START * math.sqrt(best.objective)
+    damping = max(START * math.sqrt(best.objective), LEAST)
     for step in range(1, steps + 1):
         model = choose(core, best.factors, penalty)
         noise = max(gain * best.objective, 4 * u * math.sqrt(best.objective))  # ‖Ĉ − C‖ is known to u
