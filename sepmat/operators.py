@@ -19,7 +19,7 @@ from .fit import tail_norms
 from .kronecker_sum import KroneckerSum
 from .linalg import convert
 from .separated import Separated, _concatenate
-from .symmetric_powers import PowerSum, power_sum
+from .symmetric_powers import LARGEST_DEGREE, PowerSum, power_sum
 
 __all__ = ["gaussian_sum", "inverse_laplacian", "laplacian", "radial_kernel", "schroedinger", "sin_sum"]
 
@@ -33,8 +33,8 @@ def laplacian(
     rank is 2: [Π(I + hV) − Π(I − hV)] / (2h) errs by O(h²) with κ = O(1/h) (Beylkin & Mohlenkamp 2005, section 2). Better
     than any such difference is the best sum of powers Σ_l c_l (cos t_l a + sin t_l b)^⊗d, a and b an orthonormal basis of
     span{I, V}, with κ <= max_condition: a problem in d + 1 numbers (a binary form) whatever n. At the same κ its
-    error is smaller by 45 (d = 10, 2 terms) to 75 000 (d = 100, 4 terms). Without max_condition the
-    error and the round-off d u κ of the factors are balanced.
+    error is smaller by 45 (d = 10, 2 terms) to 75 000 times (d = 100, 4 terms). Terms that are no powers can be a little
+    better, but only near κ = 1. Without max_condition the error and the round-off d u κ of the factors are balanced.
 
     like: an array whose library, dtype and device the factors have (default NumPy float64). max_condition: at least 1,
     for κ = (Σ s_l²)^½ / ‖Â‖. All factors are one array of (terms, n, n). Cost: some tenths of a second for the fit,
@@ -51,11 +51,12 @@ def laplacian(
     cap = check_condition(max_condition, where)
     V = _second_difference(n, like)
     if terms is None or _check.as_integer(terms, where, "terms") >= d:
-        return _everywhere(V, d)
+        return _everywhere(V, d).astype(like.dtype)
+    d = _check.as_integer(d, where, "d", maximum=LARGEST_DEGREE)
     u = d * _array.unit_roundoff(_array.array_namespace(V), V.dtype)  # the same rounding in each factor
     m, spread, G = _plane(V)
     form = [m * d, spread * math.sqrt(d), *[0.0] * (d - 1)]
-    return _powers(G, d, power_sum(form, int(terms), _safe(cap, u), u))
+    return _powers(G, d, power_sum(form, int(terms), _safe(cap, u), u)).astype(like.dtype)
 
 
 def inverse_laplacian(
@@ -211,8 +212,9 @@ def schroedinger(
     is replaced by the fewest powers v ⊗ … ⊗ v (as in `laplacian`) that keep κ <= max_condition and the error of all
     together within tol ‖H‖_F, where these are fewer: the number of terms then does not grow with N.
 
-    H acts on all functions; its lowest state is that of bosons. The library, dtype and device are those of x. Raises ArgumentError,
-    ShapeError, DTypeError; SizeLimitError where the exact terms would need more than 1 GiB.
+    H acts on all functions; its lowest state is that of bosons. The library, dtype and device are those of x. Derivatives
+    by V and W pass through the exact terms, of which all m = n are kept then; fitted powers are constants. Raises
+    ArgumentError, ShapeError, DTypeError; SizeLimitError where the exact terms would need more than 1 GiB.
 
     >>> import numpy as np, sepmat as sm
     >>> x = np.linspace(-6, 6, 25)
@@ -235,22 +237,27 @@ def schroedinger(
         got = f"asymmetric by {asymmetry / size:.1e}"
         raise ArgumentError(where, "interaction", got, "W(x_i − x_j) = W(x_j − x_i)", "Pass an even function")
     if math.isfinite(cap):  # a fit is a constant
+        N = _check.as_integer(N, where, "particles", maximum=LARGEST_DEGREE)
         V, W, x = (_array.stop_gradient(a) for a in (V, W, x))
     mean = xp.mean(W)
     field = xp.mean(W, axis=1) - mean  # what one particle feels of another that may be anywhere
     own = V + float(N - 1) * (field + 0.5 * mean)
     one = _second_difference(n, x) * (0.5 / h**2) + own[:, None] * unit
-    values, vectors = xp.linalg.eigh(W - field[:, None] - field[None, :] - mean)
+    rest = W - field[:, None] - field[None, :] - mean
+    values, vectors = xp.linalg.eigh(_array.stop_gradient(rest))
     order = xp.argsort(xp.abs(values), descending=True)
     values, vectors = xp.take(values, order), xp.take(vectors, order, axis=1)
-    count = next(k for k, tail in enumerate(tail_norms(_array.stop_gradient(values))) if tail <= tol * size)
-    modes = [] if N == 1 else [(values[m], vectors[:, m][:, None] * unit) for m in range(count)]
+    count = next(k for k, tail in enumerate(tail_norms(values)) if tail <= tol * size)
+    count = 0 if N == 1 else n if _array.is_torch(rest) and rest.requires_grad else count  # all, for all derivatives
+    modes = [vectors[:, m][:, None] * unit for m in range(count)]
     if math.isfinite(cap):
-        return _in_powers(one, modes, N, cap, tol)
-    terms = N + len(modes) * N * (N - 1) // 2
+        return _in_powers(one, values.tolist()[:count], modes, N, cap, tol)
+    terms = N + count * N * (N - 1) // 2
     advice = "Set max_condition for fewer terms"
     _check.check_bytes((terms, N, n, n), _array.itemsize(x.dtype), _check.DENSE_LIMIT, where, advice)
-    return functools.reduce(_concatenate, [_everywhere(one, N), *(_all_pairs(B, N, v) for v, B in modes)])
+    partners = [(rest @ vectors[:, m])[:, None] * unit for m in range(count)]  # λ_m b_m
+    pairs = [_all_pairs(B, C, N) for B, C in zip(modes, partners, strict=True)]
+    return functools.reduce(_concatenate, [_everywhere(one, N), *pairs])
 
 
 # symmetric sums -----------------------------------------------------------------------------------------------------------
@@ -261,12 +268,12 @@ def _everywhere(F: Array, d: int) -> Separated:
     return cast(Separated, convert(KroneckerSum._of(factors=(F,) * d), Separated))
 
 
-def _all_pairs(B: Array, d: int, scale: Array) -> Separated:
-    """scale Σ_{i<j} I ⊗ … ⊗ B ⊗ … ⊗ B ⊗ … ⊗ I, B in the places i and j."""
+def _all_pairs(B: Array, C: Array, d: int) -> Separated:
+    """Σ_{i<j} I ⊗ … ⊗ B ⊗ … ⊗ C ⊗ … ⊗ I, B in place i and C in place j."""
     xp, pairs = _array.array_namespace(B), list(itertools.combinations(range(d), 2))
     unit = xp.eye(B.shape[0], dtype=B.dtype, device=_array.device(B))
-    factors = tuple(xp.stack([B if place in pair else unit for pair in pairs]) for place in range(d))
-    return Separated._of(factors=factors, scales=xp.stack([scale] * len(pairs)))
+    factors = [xp.stack([B if k == i else C if k == j else unit for i, j in pairs]) for k in range(d)]
+    return Separated._of(factors=tuple(factors), scales=None)
 
 
 def _plane(F: Array) -> tuple[float, float, Array]:
@@ -287,8 +294,8 @@ def _powers(G: Array, d: int, fit: PowerSum, scale: float = 1.0) -> Separated:
     return Separated._of(factors=(factor,) * d, scales=xp.asarray([scale * c for c in fit.weights], **place))
 
 
-def _in_powers(one: Array, modes: list[tuple[Array, Array]], N: int, cap: float, tol: float) -> Separated:
-    """Σ_i one(i) + Σ_m λ_m Σ_{i<j} B_m(i) B_m(j) with the fewest powers that keep each part to its share of tol.
+def _in_powers(one: Array, values: list[float], modes: list[Array], N: int, cap: float, tol: float) -> Separated:
+    """Σ_i one(i) + Σ_m values[m] Σ_{i<j} B_m(i) B_m(j) with the fewest powers that keep each part to its share of tol.
 
     The parts are orthogonal to each other, so κ of their sum is at most the largest κ of a part.
     """
@@ -297,20 +304,21 @@ def _in_powers(one: Array, modes: list[tuple[Array, Array]], N: int, cap: float,
     cap = _safe(cap, u)
     m, spread, G = _plane(one)
     n, pairs = one.shape[0], N * (N - 1) // 2
-    sizes = [abs(_array.to_float(v)) * math.sqrt(pairs) / n for v, _ in modes]  # norms over that of I
+    sizes = [abs(v) * math.sqrt(pairs) / n for v in values]  # norms over that of I
     form = [m * N, spread * math.sqrt(N), *[0.0] * (N - 1)]
     size = math.hypot(*form)
     share = tol * math.hypot(size, *sizes) / (1 + len(modes))
     fit = _fewest(form, N, share / size if size else 1.0, cap, u, [])
     total = _everywhere(one, N) if fit is None else _powers(G, N, fit)
     fits: list[PowerSum] = []  # of Σ_{i<j} G(i) G(j), the same form for every mode
-    for (v, B), part in zip(modes, sizes, strict=True):
+    for v, B, part in zip(values, modes, sizes, strict=True):
         if part <= share:
             continue
         fit = _fewest([0.0, 0.0, 1.0, *[0.0] * (N - 2)], pairs, share / part, cap, u, fits)
-        sign = math.copysign(part, _array.to_float(v))
-        pairs_of_B = _all_pairs(B, N, v) if fit is None else _powers(B * math.sqrt(n), N, fit, sign)
-        total = _concatenate(total, pairs_of_B)
+        if fit is None:
+            total = _concatenate(total, _all_pairs(B, v * B, N))
+        else:
+            total = _concatenate(total, _powers(B * math.sqrt(n), N, fit, math.copysign(part, v)))
     return total
 
 
@@ -335,11 +343,12 @@ def _safe(cap: float, u: float) -> float:
 
 
 def _second_difference(n: int, like: Array) -> Array:
-    """tridiag(−1, 2, −1)."""
-    xp, device = _array.array_namespace(like), _array.device(like)
-    at = xp.arange(n, dtype=like.dtype, device=device)
+    """tridiag(−1, 2, −1), real, in the precision of an array."""
+    xp = _array.array_namespace(like)
+    dtype = _array.real_dtype(xp, like.dtype)
+    at = xp.arange(n, dtype=dtype, device=_array.device(like))
     apart = xp.abs(at[:, None] - at[None, :])
-    return xp.clip(2.0 - 3.0 * apart, -1.0, 2.0) * xp.astype(apart < 1.5, like.dtype)
+    return xp.clip(2.0 - 3.0 * apart, -1.0, 2.0) * xp.astype(apart < 1.5, dtype)
 
 
 def _eigenvalue(k: int, n: int) -> float:

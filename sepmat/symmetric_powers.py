@@ -20,6 +20,7 @@ import scipy.optimize
 from . import _array
 from ._array import Array
 
+LARGEST_DEGREE = 1000  # binomial coefficients up to 1e300
 CLOSE = 0.999  # κ above this share of its bound is at the bound
 ROUNDS = 10  # of secants
 STEEP = 1.5  # bounds on κ below which there are many valleys
@@ -114,10 +115,11 @@ class _Form:
             found.append(self.xp.asarray([scale * h * j for j in steps]))
         return found
 
-    def best(self, starts: list[Array], penalty: float) -> tuple[Array, PowerSum]:
-        fits = (self.settled(t, penalty) for t in starts)
-        t = min((fit for fit in fits if math.isfinite(fit[0])), key=lambda fit: fit[0])[1]
-        return t, self.measured(t, penalty)
+    def fits(self, starts: list[Array], penalty: float) -> list[tuple[float, Array, PowerSum]]:
+        """(objective, angles, fit) from each start, the smallest objective first."""
+        settled = (self.settled(t, penalty) for t in starts)
+        found = [(J, t, self.measured(t, penalty)) for J, t in settled if math.isfinite(J)]
+        return sorted(found, key=lambda fit: fit[0])
 
     def measured(self, t: Array, penalty: float) -> PowerSum:
         c, left, _ = self.ridge(t, penalty)
@@ -130,40 +132,58 @@ class _Form:
         """The fit with the smallest λ >= u² that keeps κ <= cap: secants of log κ over log λ inside a bracket.
 
         κ grows like λ^(-1/(2 terms + 2)) where it is large, so the first guess is near. Where it is about 1 the fits jump
-        between valleys, and λ falls step by step from 0.3 as well. One term has κ = 1, so there is always an answer.
+        between valleys, and λ is moved in small steps as well. One term has κ = 1, so there is always an answer.
         """
         power = 2 * terms + 2
         x = 2 * math.log(u)
-        t, found = self.best(self.starts(terms, math.exp(x)), math.exp(x))
+        _, t, found = self.fits(self.starts(terms, math.exp(x)), math.exp(x))[0]
         if terms == 1 or found.condition_number <= cap:
             return found
         above, below = (x, self._excess(found, cap)), (0.0, -math.inf)
         best: PowerSum | None = None
-        for _ in range(ROUNDS):
+        for attempt in range(ROUNDS):
             last, x = x, self._between(above, below, power)
             t = t * min(math.exp((x - last) / power), 1 / max(abs(t)))
-            t, found = self.best([t, *self.starts(terms, math.exp(x))], math.exp(x))
-            best = self._better(best, found, cap)
+            fits = self.fits(self.starts(terms, math.exp(x)), math.exp(x))
+            followed = self.fits([t], math.exp(x))
+            best = self._better(best, [*fits, *followed], cap)
             if best is not None and best.condition_number >= CLOSE * cap:
                 break
+            # the valley that was followed so far, unless there is a much deeper one
+            followed = followed if attempt and followed and followed[0][0] < 2 * fits[0][0] else fits
+            _, t, found = followed[0]
             excess = self._excess(found, cap)
             above, below = ((x, excess), below) if excess > 0 else (above, (x, excess))
-        done = best is not None and (best.error < 64 * u or best.condition_number > max(0.9 * cap, STEEP))
-        too_much = 2 if done else 0
-        for step in range(1, 30):
-            if too_much == 2:
-                break
-            penalty = 10.0 ** (-step / 2)
-            t, found = self.best([t, *self.starts(terms, penalty, (1.0,))], penalty)
-            best = self._better(best, found, cap)
-            too_much = too_much + 1 if found.condition_number > cap else 0
+        if best is None or (best.error > 64 * u and best.condition_number < max(0.9 * cap, STEEP)):
+            best = self._descended(t, terms, cap, best)
         return best or self.capped(terms - 1, cap, u)
 
+    def _descended(self, t: Array, terms: int, cap: float, best: PowerSum | None) -> PowerSum | None:
+        """The best fit with κ <= cap while λ falls from 0.3, and in the valleys just beyond when it rises again."""
+        beyond = []
+        for step in range(1, 30):
+            penalty = 10.0 ** (-step / 2)
+            fits = self.fits([t, *self.starts(terms, penalty, (1.0,))], penalty)
+            best = self._better(best, fits, cap)
+            _, t, found = fits[0]
+            if found.condition_number > cap:
+                beyond.append((t, penalty))
+                if len(beyond) == 3:
+                    break
+        for t, penalty in beyond:
+            for _ in range(8):
+                penalty *= 1.5
+                fits = self.fits([t], penalty)
+                best = self._better(best, fits, cap)
+                if not fits or fits[0][2].condition_number <= cap:
+                    break
+                t = fits[0][1]
+        return best
+
     @staticmethod
-    def _better(best: PowerSum | None, found: PowerSum, cap: float) -> PowerSum | None:
-        if found.condition_number > cap:
-            return best
-        return found if best is None or found.error < best.error else best
+    def _better(best: PowerSum | None, fits: list[tuple[float, Array, PowerSum]], cap: float) -> PowerSum | None:
+        allowed = [fit for _, _, fit in fits if fit.condition_number <= cap]
+        return min([*allowed, *([best] if best else [])], key=lambda fit: fit.error, default=None)
 
     @staticmethod
     def _excess(found: PowerSum, cap: float) -> float:
