@@ -99,7 +99,10 @@ def fit_core(
     instead. start: factors to begin with beside those that are found here.
     """
     order, xp = core.order(), _array.array_namespace(core.like)
-    scale = math.hypot(core.norm, rest) or 1.0
+    if not core.norm:
+        none = [xp.zeros((n, 0), dtype=core.like.dtype, device=_array.device(core.like)) for n in core.sizes]
+        return Result(scales(none), none, 0.0, True, 0)
+    scale = math.hypot(core.norm, rest)
     target = core.arranged(order, 1 / scale)
     cap = math.inf if max_condition is None else max_condition * (1 - 1e-9)
     smallest = _array.unit_roundoff(xp, target.like.dtype) ** 2
