@@ -1,10 +1,12 @@
 """sepmat: matrices with structure. Separated representations, Kronecker algebra, low displacement rank."""
 
 from .algebra import distance, hadamard, inner, partial_trace
+from .als_solve import als_solve
 from .approximate import approximate
 from .basic import Dense, Diagonal, Identity
 from .compress import compress
 from .displacement import LowDisplacementRank, displacement, displacement_rank, shift
+from .eigenpairs import Eigenpair, inverse_iteration, power_iteration
 from .errors import (
     ArgumentError,
     BackendError,
@@ -23,6 +25,7 @@ from .errors import (
 )
 from .exponential_sums import ExponentialSum, exponential_sum
 from .fit import Fit
+from .functions import expm, schulz_inverse, sign
 from .kronecker import Kronecker, kron, rearrange, rearrange_back
 from .kronecker_sum import KroneckerSum
 from .linalg import convert, diagonal, eigvals, factorize, inverse, lstsq, norm, slogdet, solve, svdvals, trace

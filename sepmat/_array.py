@@ -383,3 +383,11 @@ def schur(A: Array) -> tuple[Array, Array]:
     T, Q = scipy.linalg.schur(to_numpy(A), output="complex")
     dtype = complex_dtype(xp, A.dtype)
     return xp.asarray(T, dtype=dtype, device=device(A)), xp.asarray(Q, dtype=dtype, device=device(A))
+
+
+def expm(A: Array) -> Array:
+    """exp(A) of a square matrix (SciPy; torch has its own)."""
+    xp = array_namespace(A)
+    if is_torch(A):
+        return xp.linalg.matrix_exp(A)
+    return xp.asarray(scipy.linalg.expm(to_numpy(A)), dtype=A.dtype, device=device(A))
