@@ -39,8 +39,8 @@ def als_solve(
     rank: the number of terms; or tol: terms are added until ‖A X − F‖ <= tol ‖F‖. max_condition: a bound on κ of X, >= 1.
 
     At every rank two starts compete: the last solution with new terms, and a random one with falling λ. start: a first
-    guess of X. preconditioner: a separated P ≈ A⁻¹, ‖I − A P‖ < 1 (exponential sums, `schulz_inverse`): a few steps
-    X ← X + P (F − A X) with compression make the start, and the sweeps go on from there.
+    guess of X. preconditioner: a separated P ≈ A⁻¹ (`inverse_laplacian`, `schulz_inverse`): P F with fewer terms makes the
+    start, and the sweeps, which minimise the residual itself, go on from there.
 
     A sweep costs O(d ((p r)² n c + (ρ r m) (r n)²)) for p terms of A, ρ of them independent in a mode. Fit.relative_error is
     ‖A X − F‖ / ‖F‖ by the QR sweep; it bounds the error of X only together with cond(A). Warns with ConvergenceWarning where
@@ -85,9 +85,7 @@ def als_solve(
         first = None if start is None else unknown(start, equations)
         goal = 0.0 if tol is None else tol * (1 - 1e-3)
         found = solution(equations, most_terms(shapes) if rank is None else rank, goal, cap, rng, first)
-        matrix = back(found, A.xp.result_type(A.dtype, F.dtype))
-        if matrix.condition_number > cap:  # rounded to float32, κ moves a little
-            matrix = cast(Separated, compress(matrix, rank=matrix.terms, max_condition=cap).matrix)
+        matrix = capped(back(found, A.xp.result_type(A.dtype, F.dtype)), cap)  # rounded to float32, κ moves a little
         error = relative_distance(F, A @ matrix)
     settled = found.settled if tol is None else error <= tol
     if not settled:
@@ -187,6 +185,14 @@ def unknown(X: Separated, equations: Equations) -> Factors:
 # fewer terms ----------------------------------------------------------------------------------------------------------------
 
 
+def capped(X: Separated, cap: float, rank: int | None = None) -> Separated:
+    """X, or the nearest with κ <= cap and at most so many terms."""
+    most = min(most_terms(X.shapes), max(1, X.terms)) if rank is None else rank
+    if X.terms <= most and X.condition_number <= cap:
+        return X
+    return cast(Separated, compress(X, rank=most, max_condition=None if cap == math.inf else cap).matrix)
+
+
 @dataclasses.dataclass(frozen=True)
 class Reducer:
     """What every step of an iteration ends with: X with fewer terms and κ <= cap.
@@ -211,7 +217,9 @@ class Reducer:
             )
         equations, back = scaled(None, X)
         first = None if start is None or not start.terms else unknown(start, equations)
-        found = solution(equations, rank, tol or 0.0, self.cap, self.rng, first, quick=tol is not None)
+        found = solution(
+            equations, rank, tol or 0.0, self.cap, self.rng, first, quick=tol is not None or first is not None
+        )
         if (
             tol is not None
             and found.error > tol

@@ -7,7 +7,7 @@ from typing import Any
 
 from . import _array, _check
 from .algebra import inner, relative_distance
-from .als_solve import Reducer, most_terms, scaled, shaped, unknown, warn
+from .als_solve import Reducer, capped, most_terms, scaled, shaped, unknown, warn
 from .compress import check_condition
 from .equations import FALL, WARM, settle, solution
 from .errors import ShapeError
@@ -68,7 +68,7 @@ def power_iteration(
         def step(x: Terms, y: Terms, value: Any, residual: float) -> Terms:
             return reduce(y, _vector_tolerance(tol, value, bound, residual), x)
 
-        return _iterated(M, x, step, tol, STEPS, dtype, where)
+        return _iterated(M, x, step, tol, STEPS, reduce.cap, dtype, where)
 
 
 def inverse_iteration(
@@ -119,7 +119,7 @@ def inverse_iteration(
                     found = few or solution(equations, x.terms, 0.0, cap, reduce.rng, guess)
                 return back(found, x.dtype)
 
-        return _iterated(M, x, step, tol, SOLVES, dtype, where)
+        return _iterated(M, x, step, tol, SOLVES, reduce.cap, dtype, where)
 
 
 # steps ----------------------------------------------------------------------------------------------------------------------
@@ -131,6 +131,7 @@ def _iterated(
     step: Callable[[Terms, Terms, Any, float], Terms],
     tol: float | None,
     limit: int,
+    cap: float,
     dtype: Any,
     where: str,
 ) -> Eigenpair:
@@ -147,7 +148,8 @@ def _iterated(
         if residual <= (tol or 0.0) or since >= PAUSE or steps >= limit:
             break
         x, steps = step(x, y, value, residual), steps + 1
-    x = in_dtype(best[1], dtype)
+    x = capped(best[1], cap)
+    x = capped(in_dtype(x / norm(x), dtype), cap)
     wide = double(x)
     y = A @ wide
     value = inner(wide, y) / inner(wide, wide)
@@ -181,5 +183,5 @@ def _start(
         tol = check_tolerance(tol, A.factors[0], where)
     reduce = Reducer(rank, cap, rng)
     if start is not None:
-        return reduce(double(shaped(start, shapes, where, "start", A))), reduce, tol
+        return capped(double(shaped(start, shapes, where, "start", A)), cap, rank), reduce, tol
     return random_vector(A, rank or 1, rng), reduce, tol

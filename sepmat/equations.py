@@ -274,6 +274,7 @@ def settle(
     Once λ has no more say, sweeps begin ahead of the last factors (Nesterov's momentum, from zero where the error rises):
     dozens do what takes plain sweeps a thousand.
     """
+    cap = cap * (1 - 1e-6)  # what follows rounds
     least = max(BALANCE * goal**2, ROUND_OFF**2)
     terms, goal = int(X[0].shape[0]), max(goal, ATTAINABLE)
     triangles = equations.columns(terms) <= COLUMNS

@@ -11,7 +11,7 @@ from typing import Any
 from . import _array, _check
 from ._array import Array
 from .algebra import relative_distance
-from .als_solve import Reducer, finite, relative_size, shaped, spectral_bound, stacks, warn
+from .als_solve import Reducer, capped, finite, relative_size, shaped, spectral_bound, stacks, warn
 from .compress import check_condition
 from .equations import lengths
 from .errors import ArgumentError, ShapeError, SingularMatrixError
@@ -83,7 +83,7 @@ def schulz_inverse(
         if error < tol:  # the last step may have done more than was asked for
             fewer = reduce(X, min(LOOSE, eps(X) * 0.9 * (tol - error) / (SHARE * tol)))
             X = fewer if fewer.terms < X.terms and error_of(fewer) <= tol else X
-        return _fit(X, dtype, error_of, tol, steps, where)
+        return _fit(X, dtype, error_of, tol, steps, where, reduce.cap)
 
 
 def sign(A: StructuredMatrix, tol: float, shift: float = 0.0, max_condition: float | None = None, seed: Any = 0) -> Fit:
@@ -126,7 +126,7 @@ def sign(A: StructuredMatrix, tol: float, shift: float = 0.0, max_condition: flo
             if least <= tol or eps == attainable(0.0):
                 break
             eps = attainable(eps / FINER)
-        return _fit(best, dtype, error_of, tol, total, where)
+        return _fit(best, dtype, error_of, tol, total, where, reduce.cap)
 
 
 def expm(A: StructuredMatrix, tol: float, max_condition: float | None = None, seed: Any = 0) -> Fit:
@@ -155,7 +155,7 @@ def expm(A: StructuredMatrix, tol: float, max_condition: float | None = None, se
         local = _local_terms(M)
         if local is not None:
             X, exponent, error = _product_of_exponentials(local)
-            return _fit(X, dtype, lambda Y: error, tol, 0, where, exponent)
+            return _fit(X, dtype, lambda Y: error, tol, 0, where, reduce.cap, exponent)
         I, mean = identity(M), trace(M) / float(M.shape[0])
         B = (M - I * mean).merged()
         bound = norm_bound(B)
@@ -167,7 +167,7 @@ def expm(A: StructuredMatrix, tol: float, max_condition: float | None = None, se
             X, error, k, steps = Y, relative_distance(Y, X * 2.0 ** (k - l)), l, steps + more
             if error <= tol or eps == attainable(0.0):
                 break
-        return _fit(X, dtype, lambda Y: error, tol, steps, where, mean + k * math.log(2))
+        return _fit(X, dtype, lambda Y: error, tol, steps, where, reduce.cap, mean + k * math.log(2))
 
 
 # steps ----------------------------------------------------------------------------------------------------------------------
@@ -305,10 +305,11 @@ def _fit(
     tol: float,
     steps: int,
     where: str,
+    cap: float,
     exponent: Any = None,
 ) -> Fit:
-    """e^exponent X in the precision of a dtype, with its error."""
-    X = in_dtype(X, dtype)
+    """e^exponent X in the precision of a dtype, κ <= cap, with its error."""
+    X = capped(in_dtype(X, dtype), cap)
     error, kappa = error_of(double(X)), X.condition_number
     if not error <= tol:
         warn(where, f"{steps} steps with {X.terms} terms", error)

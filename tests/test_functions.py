@@ -389,6 +389,21 @@ def test_eigenpairs_of_few_terms():
     assert not pair.converged and np.all(np.isfinite(dense(pair.vector)))
 
 
+@pytest.mark.parametrize("cap", [1.0, 1.5])
+def test_every_result_keeps_the_cap(cap):
+    A, H = laplacian(3, 2, 3), coupled(3, 2, 3, strength=0.3)
+    results = (
+        sm.schulz_inverse(A, 1e-2, max_condition=cap),
+        sm.sign(A, 1e-2, shift=5.2, max_condition=cap),
+        sm.expm(H * -1.0, 1e-2, max_condition=cap),
+        sm.power_iteration(H, rank=2, max_condition=cap),
+        sm.inverse_iteration(
+            H, tol=1e-2, max_condition=cap, start=sm.Separated([np.ones((3, n, 1)) for n in (3, 2, 3)])
+        ),
+    )
+    assert all(found.condition_number <= cap for found in results)
+
+
 # --- bad input ---------------------------------------------------------------------------------------------------------------------
 
 A = laplacian(3, 4)
