@@ -445,7 +445,7 @@ def test_bad_arguments(rng, options, kind, message):
 def test_entries_that_are_not_finite(value):
     factors = [np.ones((2, 2, 2)) for _ in range(3)]
     factors[1][0, 1, 1] = value
-    with pytest.raises(sm.NonFiniteError, match="^compress: A: "):
+    with pytest.raises(sm.NonFiniteError, match=r"^compress: A: "):
         sm.compress(sm.Separated(factors), rank=1)
 
 
@@ -469,9 +469,9 @@ def test_seeds(rng):
     A = random(rng, 4, SHAPES[:3])
 
     def run(seed):
-        before = np.random.get_state()[1].copy()
+        before = np.random.get_state()[1].copy()  # noqa: NPY002
         fit = sm.compress(A, rank=2, seed=seed)
-        assert np.array_equal(np.random.get_state()[1], before)
+        assert np.array_equal(np.random.get_state()[1], before)  # noqa: NPY002
         return [fit.relative_error, *(F.tobytes() for F in fit.matrix.arrays())]
 
     assert run(0) == run(0) == run(np.random.default_rng(0))
