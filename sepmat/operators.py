@@ -8,7 +8,7 @@ import functools
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from . import _array, _check
 from ._array import Array
@@ -265,7 +265,7 @@ def schroedinger(
 
 def _everywhere(F: Array, d: int) -> Separated:
     """Σ_i I ⊗ … ⊗ F ⊗ … ⊗ I, F in each of d places."""
-    return convert(KroneckerSum._of(factors=(F,) * d), Separated)
+    return cast(Separated, convert(KroneckerSum._of(factors=(F,) * d), Separated))
 
 
 def _all_pairs(B: Array, C: Array, d: int) -> Separated:

@@ -305,14 +305,18 @@ def test_expm_range():
     assert np.isinf(np.max(dense(sm.expm(1000.0 * A, tol=1e-8).matrix)))
 
 
-@pytest.mark.parametrize(
-    ("sizes", "strength", "tol"), [((4, 3), 1.0, 1e-8), ((3, 2, 3), 0.1, 1e-3), ((2, 2, 2, 2), 0.1, 1e-2)]
-)
+@pytest.mark.parametrize(("sizes", "strength", "tol"), [((4, 3), 1.0, 1e-8), ((2, 3, 2), 0.1, 1e-2)])
 def test_expm_scaling_and_squaring(sizes, strength, tol, xp):
     A = (coupled(*sizes, strength=strength) * -1.0).map(lambda a: xp.asarray(a, copy=True))
     fit = sm.expm(A, tol)
     assert fit.converged and error(dense(fit.matrix), scipy.linalg.expm(dense(A))) <= fit.relative_error <= tol
     assert math.isfinite(fit.condition_number) and fit.iterations > 0
+
+
+def test_expm_of_four_factors():
+    A = coupled(2, 2, 2, 2, strength=0.1) * -1.0
+    fit = sm.expm(A, 1e-2)
+    assert fit.converged and error(dense(fit.matrix), scipy.linalg.expm(dense(A))) <= fit.relative_error <= 1e-2
 
 
 def test_expm_complex(rng):
@@ -391,14 +395,14 @@ def test_eigenpairs_of_few_terms():
 
 @pytest.mark.parametrize("cap", [1.0, 1.5])
 def test_every_result_keeps_the_cap(cap):
-    A, H = laplacian(3, 2, 3), coupled(3, 2, 3, strength=0.3)
+    A, H = laplacian(3, 2, 3), coupled(2, 2, 3, strength=0.3)
     results = (
         sm.schulz_inverse(A, 1e-2, max_condition=cap),
         sm.sign(A, 1e-2, shift=5.2, max_condition=cap),
         sm.expm(H * -1.0, 1e-2, max_condition=cap),
-        sm.power_iteration(H, rank=2, max_condition=cap),
+        sm.power_iteration(A @ A, rank=2, max_condition=cap),
         sm.inverse_iteration(
-            H, tol=1e-2, max_condition=cap, start=sm.Separated([np.ones((3, n, 1)) for n in (3, 2, 3)])
+            H, tol=1e-2, max_condition=cap, start=sm.Separated([np.ones((3, n, 1)) for n in (2, 2, 3)])
         ),
     )
     assert all(found.condition_number <= cap for found in results)
