@@ -110,10 +110,12 @@ def test_35_the_error_is_the_true_one(rng, d, dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_backends(xp, rng, dtype):
     A = random(rng, 3, SHAPES[:3], dtype, xp)
-    fit = honest(A, sm.compress(A, rank=2, max_condition=10))
+    fit = honest(A, sm.compress(A, rank=1, max_condition=10))
     assert fit.relative_error < 1 and fit.condition_number <= 10
-    honest(A, sm.compress(A, tol=1e-3))
-    honest(A, sm.compress(A, rank=2, penalty=1e-3))
+    exact = honest(A, sm.compress(A, tol=1e-3))
+    assert exact.relative_error <= 1e-3
+    if library(A.factors[0]) != "array_api_strict":  # slow
+        honest(A, sm.compress(A, rank=2, penalty=1e-3))
     B = random(rng, 3, SHAPES[:2], dtype, xp)
     honest(B, sm.compress(B, rank=2))
     assert sm.compress(0 * A, rank=2).matrix.dtype == A.dtype
@@ -178,19 +180,16 @@ def test_factors_of_one_entry_are_numbers(rng, shapes, dtype):
     for rank in range(1, len(s) + 1):
         fit = honest(A, sm.compress(A, rank=rank))
         assert fit.optimal and fit.condition_number == 1
-        check(np.abs(host(fit.matrix.scales) - s[:rank]), weight(A), 20, "float64")
+        found = np.zeros(rank)
+        found[: fit.matrix.terms] = host(fit.matrix.scales).real  # what is zero to round-off may be left out
+        check(np.abs(found - s[:rank]), weight(A), 20, "float64")
 
 
 def test_a_mode_of_rank_one_leaves_a_matrix(rng):
     factors = [rng.standard_normal((5, *s)) for s in [(2, 2), (3, 3), (2, 2)]]
     factors[1][:] = factors[1][0]
     A = sm.Separated(factors)
-    s = np.linalg.svd(
-        np.einsum("iaj->aij", array(A).astype(float)).reshape(9, -1) * 0 + 0
-        if False
-        else array(A).astype(float).transpose(0, 1, 2).sum(axis=1),
-        compute_uv=False,
-    )
+    s = np.linalg.svd(np.sum(array(A), axis=1).astype(float), compute_uv=False)
     fit = honest(A, sm.compress(A, rank=2))
     assert fit.relative_error == pytest.approx(norm(s[2:]) / norm(s), rel=1e-9) and fit.condition_number == 1
 
@@ -251,7 +250,7 @@ def targets(draw_):
     return A, draw_(st.integers(1, 3)), draw_(st.sampled_from([1, 1.0000001, 1.2, 3, 10]))
 
 
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(targets())
 def test_the_condition_number_stays_under_its_bound(target):
     A, rank, cap = target
@@ -490,19 +489,19 @@ def test_no_warning_of_a_library_leaks(rng, modes):
 
 
 def test_warnings_are_for_the_caller():
-    """What has not settled is said once; iterations ask fewer_terms, which says nothing, and look at `converged`."""
+    """What is not reached is said once; iterations ask fewer_terms, which says nothing, and look at `converged`."""
     A = w_state(3)
     with pytest.warns(
-        sm.ConvergenceWarning, match=r"^compress: the fit has not come down to tol = 1\.0e-10 .*"
+        sm.ConvergenceWarning, match=r"^compress: the fit has not come down to tol = 1\.0e-10 \("
     ) as seen:
-        fit = sm.compress(A, tol=1e-10, max_condition=1 + 1e-12) if False else _unreachable(A)
+        fit = sm.compress(A, tol=1e-10, penalty=0.5)
     assert len(seen) == 1 and seen[0].filename == __file__ and not fit.converged
+    with pytest.warns(sm.PrecisionWarning, match=r"^compress: tol: 1\.0e-16 < 1\.1e-16 = u κ") as seen:
+        sm.compress(A, tol=1e-16)
+    assert len(seen) == 1 and seen[0].filename == __file__
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         rng = np.random.default_rng(0)
         quiet, attainable = fewer_terms(A, None, 1e-16, math.inf, None, rng)
-    assert quiet.matrix.terms == 3 and attainable == pytest.approx(U, rel=1e-9)
-
-
-def _unreachable(A):
-    return sm.compress(A, tol=1e-10, penalty=0.5)
+        assert quiet.matrix.terms == 3 and attainable == pytest.approx(U, rel=1e-9)
+        assert not fewer_terms(A, None, 1e-10, math.inf, 0.5, rng)[0].converged
