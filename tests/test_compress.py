@@ -490,7 +490,7 @@ def test_no_warning_of_a_library_leaks(rng, modes):
 
 def test_warnings_are_for_the_caller():
     """What is not reached is said once; iterations ask fewer_terms, which says nothing, and look at `converged`."""
-    A = w_state(3)
+    A, one = w_state(3), sm.Separated([np.ones((1, 2, 1))] * 3)
     with pytest.warns(
         sm.ConvergenceWarning, match=r"^compress: the fit has not come down to tol = 1\.0e-10 \("
     ) as seen:
