@@ -441,3 +441,15 @@ def test_repeats_and_starts(rng):
     again = fit_core(DenseCore(C), rank=2, rng=np.random.default_rng(6), start=start)
     assert again.residual <= a.residual * (1 + 1e-9)
     assert conj(C) is C
+
+
+def test_normal_equations_of_huge_terms(rng):
+    """Terms that cancel to 1e-8 of their size: ‖J‖² is 1e12, and its round-off above any fixed damping."""
+    a, b = np.eye(2)
+    h = 1e-4
+    factors = [np.stack([a + h * b, a - h * b], axis=1) / np.sqrt(1 + h * h) for _ in range(4)]
+    factors[0] = factors[0] * np.array([1, -1]) / (2 * h) ** 2
+    core = DenseCore(terms(w_state(4)))
+    for damping in (1e-2, 1e-18):
+        step, bend, _ = GramModel(core, balanced(factors), U**2).step(damping)
+        assert all(np.all(np.isfinite(F)) for F in step) and math.isfinite(bend)

@@ -15,7 +15,7 @@ from .cores import Core, Factors, adjoint, conj, positive, real, unpacked, vecto
 class GramModel:
     """The steps of Levenberg–Marquardt, bent, from the normal equations. Same signature as `optimise.QRModel`."""
 
-    least = 1e-14  # damping, relative to ‖J‖² ~ 1: what round-off in JᴴJ leaves of it
+    least = 1e-14  # damping, relative to ‖J‖²: what round-off in JᴴJ leaves of it
 
     def __init__(self, core: Core, factors: Factors, penalty: float) -> None:
         xp, r = _array.array_namespace(core.like), factors[0].shape[1]
@@ -51,6 +51,7 @@ class GramModel:
                 row.append(xp.reshape(block, (U.shape[0] * r, V.shape[0] * r)))
             rows.append(xp.concat(row, axis=1))
         self.hessian = xp.concat(rows)
+        self.floor = self.least * max(1.0, _array.to_float(xp.max(real(xp.linalg.diagonal(self.hessian)))))
 
     def _shrink(self, W: Array) -> Array:
         """λ s_l² times the columns."""
@@ -60,7 +61,7 @@ class GramModel:
         """The bent step, how large the bend is, ‖a‖ / ‖v‖, and what the linear model says that J falls by."""
         xp, n = _array.array_namespace(self.hessian), self.hessian.shape[0]
         eye = xp.eye(n, dtype=self.hessian.dtype, device=_array.device(self.hessian))
-        inverse = xp.linalg.inv(self.hessian + max(damping, self.least) * eye)
+        inverse = xp.linalg.inv(self.hessian + max(damping, self.floor) * eye)
         straight = inverse @ self.target
         along = self.hessian @ straight
         promise = _array.to_float(xp.sum(real(conj(straight) * (2 * self.target - along))))

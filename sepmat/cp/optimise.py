@@ -75,7 +75,7 @@ def descend(core: Core, start: Point, penalty: float, steps: int, gain: float = 
         found = None
         while found is None:
             move, bend, promise = model.step(damping)
-            if promise <= (10 * u) ** 2 or (promise <= noise and bend > BEND):
+            if not promise > (10 * u) ** 2 or (promise <= noise and bend > BEND):
                 return dataclasses.replace(best, steps=step, settled=True)
             if bend <= BEND:
                 found = point(core, [U + V for U, V in zip(best.factors, move, strict=True)], penalty)
