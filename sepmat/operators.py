@@ -33,8 +33,9 @@ def laplacian(
     rank is 2: [Π(I + hV) − Π(I − hV)] / (2h) errs by O(h²) with κ = O(1/h) (Beylkin & Mohlenkamp 2005, section 2). Better
     than any such difference is the best sum of powers Σ_l c_l (cos t_l a + sin t_l b)^⊗d, a and b an orthonormal basis of
     span{I, V}, with κ <= max_condition: a problem in d + 1 numbers (a binary form) whatever n. At the same κ its
-    error is smaller by 45 (d = 10, 2 terms) to 75 000 times (d = 100, 4 terms). Terms that are no powers can be a little
-    better, but only near κ = 1. Without max_condition the error and the round-off d u κ of the factors are balanced.
+    error is smaller by 45 (d = 10, 2 terms) to 75 000 times (d = 100, 4 terms). Where max_condition < 1.3, terms that are no
+    powers can halve the error (`compress`). Without max_condition the error and the round-off d u κ of the factors are
+    balanced.
 
     like: an array whose library, dtype and device the factors have (default NumPy float64). max_condition: at least 1,
     for κ = (Σ s_l²)^½ / ‖Â‖. All factors are one array of (terms, n, n). Cost: some tenths of a second for the fit,

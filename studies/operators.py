@@ -132,7 +132,7 @@ def laplacians(p: dict[str, Any]) -> dict[str, Any]:
             continue
         exact = coordinates(sm.laplacian(N, d))
         for published, kappa in entries:
-            if kappa < 1.1:  # where terms that are no powers do better
+            if kappa < 1:  # a bound on κ is at least 1
                 continue
             A = sm.laplacian(N, d, terms=r, max_condition=kappa)
             now = {"error": error(exact, coordinates(A)), "kappa": A.condition_number}
@@ -355,8 +355,15 @@ def claims(numbers: dict[str, Any]) -> dict[str, bool]:
         "the error in the coordinates of span{I, V} is the one of the full matrices, to 1e-4": (
             abs(laplacian["full_sweep"]["error"] / laplacian["full_sweep"]["coordinates"] - 1) <= 1e-4
         ),
-        "never more than 1.02 times the error of penalised alternating least squares at the same κ >= 1.1": all(
-            r["error"] <= 1.02 * r["published"][0] and r["kappa"] <= r["published"][1] for r in laplacian["penalised"]
+        "κ >= 1.1: never more than 1.02 times the error of penalised alternating least squares at the same κ": all(
+            r["error"] <= 1.02 * r["published"][0] and r["kappa"] <= r["published"][1]
+            for r in laplacian["penalised"]
+            if r["published"][1] >= 1.1
+        ),
+        "κ < 1.1: up to 1.8 times that error, because terms that are no powers do better there": all(
+            r["error"] <= 1.8 * r["published"][0] and r["kappa"] <= r["published"][1]
+            for r in laplacian["penalised"]
+            if r["published"][1] < 1.1
         ),
         "exponential sums: every entry of the table met to its two digits or beaten": all(
             found <= bound * 1.012
@@ -442,6 +449,12 @@ def tables(numbers: dict[str, Any]) -> str:
             f"Laplacian in {terms} terms, n = {numbers['n']}: error of the best powers (how many times smaller than that "
             f"of finite differences at the same κ):\n\n" + _study.table(head, body)
         )
+    rows = [
+        [r["d"], r["terms"], f"{r['published'][1]:.2f}", f"{r['published'][0]:.1e}", f"{r['error']:.1e}"]
+        for r in laplacian["penalised"]
+    ]
+    head = ["d", "terms", "κ", "penalised alternating least squares", "powers, κ no larger"]
+    parts.append("Beside general terms, fitted by alternating least squares:\n\n" + _study.table(head, rows))
     errors = numbers["sums"]["errors"]
     shown = [k for k in (1, 2, 4, 6, 8, 10, 14, 18, 22) if any(len(e) >= k for e in errors.values())]
     body = [[f"{float(R):.0e}", *(f"{e[k - 1]:.2e}" if len(e) >= k else "" for k in shown)] for R, e in errors.items()]
