@@ -8,7 +8,7 @@ from typing import Any
 from . import _array, _check
 from ._array import Array
 from .cp import DenseCore, TrainCore, fit_core
-from .cp.cores import Core, scales, unit, vector_norm
+from .cp.cores import Core, scales, terms_norm, unit, vector_norm
 from .cp.train import Train, dense, difference, from_terms, mode_vectors, norm, rounded
 from .errors import ArgumentError, ConvergenceWarning, DTypeError, PrecisionWarning, UnsupportedError
 from .fit import Fit, condition_of, smallest_rank, svd, tail_norms
@@ -21,6 +21,7 @@ __all__ = ["compress"]
 
 CORE = 2**13  # entries up to which the core is a dense array
 SHARE = 0.03  # of the error that a fit cannot avoid: what the mode compression may add to it
+FINE = 1e-12  # relative errors below which the round-off of the train is seen
 ROUND_OFF = 2.0**-48  # relative to A: what a mode may lose though every digit is wanted
 AIM = 0.999  # of a tolerance: what is left is for the rounding of the factors
 
@@ -109,6 +110,10 @@ def fewer_terms(
         def fit_of(weights: Array, found: list[Array], optimal: bool, converged: bool, iterations: int) -> Fit:
             matrix, stored = assembled(A, weights, found, exponent)
             error, kappa = difference(exact, stored) / size, condition_of(matrix)
+            if error < FINE:  # the train itself is exact to some u only: against the terms as they came
+                negative = [-stored[0], *stored[1:]]
+                both = [A.xp.concat((U, V), axis=1) for U, V in zip(columns, negative, strict=True)]
+                error = terms_norm(both) / size
             return Fit(matrix, error, matrix.num_parameters, kappa, optimal, converged, iterations)
 
         def within(fit: Fit) -> bool:
