@@ -24,33 +24,35 @@ class GramModel:
         self.squares = [positive(real(xp.linalg.diagonal(G))) for G in self.grams]
         self.energy = _product(self.squares)  # s_l²
         self.normals = [U / _array.astype(q, U.dtype)[None, :] for U, q in zip(factors, self.squares, strict=True)]
-        without = [_product(self.grams[:k] + self.grams[k + 1 :]) for k in range(len(factors))]
+        before, after = (
+            _running(self.grams),
+            _running(self.grams[::-1])[::-1],
+        )  # products of the first k, of the last d − k
+        without = [P * S for P, S in zip(before[:-1], after[1:], strict=True)]
         gradient = [
             U @ xp.matrix_transpose(G) - C + self._shrink(W)
             for U, G, C, W in zip(factors, without, core.products(factors), self.normals, strict=True)
         ]
         self.target = -_packed(gradient)
-        rows = []
+        d, same = len(factors), xp.eye(r, dtype=self.grams[0].dtype, device=_array.device(self.grams[0]))
+        flipped = [(adjoint(V), adjoint(X)) for V, X in zip(factors, self.normals, strict=True)]
+        rows = [[self.grams[0]] * d for _ in range(d)]
         for k, (U, W) in enumerate(zip(factors, self.normals, strict=True)):
-            row = []
-            for j, (V, X) in enumerate(zip(factors, self.normals, strict=True)):
+            n, between, shrunk = U.shape[0], before[k], self._shrink(W)
+            for j in range(k, d):
+                V, X = flipped[j]
+                ridge = shrunk[:, :, None] * X[None, :, :]  # (n, l, n'), of one term
+                block = ridge[:, :, :, None] * same[None, :, None, :]
                 if j == k:
-                    eye = xp.eye(U.shape[0], dtype=U.dtype, device=_array.device(U))
-                    block = eye[:, None, :, None] * without[k][None, :, None, :]
+                    eye = xp.eye(n, dtype=U.dtype, device=_array.device(U))
+                    block = block + eye[:, None, :, None] * without[k][None, :, None, :]
                 else:
-                    both = _product([G for m, G in enumerate(self.grams) if m not in (j, k)])
-                    block = (
-                        U[:, None, None, :] * conj(xp.matrix_transpose(V))[None, :, :, None] * both[None, :, None, :]
-                    )
-                ridge = (
-                    self._shrink(W)[:, :, None] * conj(xp.matrix_transpose(X))[None, :, :]
-                )  # (n, l, n'), of one term
-                block = (
-                    block + ridge[:, :, :, None] * xp.eye(r, dtype=U.dtype, device=_array.device(U))[None, :, None, :]
-                )
-                row.append(xp.reshape(block, (U.shape[0] * r, V.shape[0] * r)))
-            rows.append(xp.concat(row, axis=1))
-        self.hessian = xp.concat(rows)
+                    both = between * after[j + 1]
+                    block = block + U[:, None, None, :] * V[None, :, :, None] * both[None, :, None, :]
+                    between = between * self.grams[j]
+                rows[k][j] = xp.reshape(block, (n * r, V.shape[1] * r))
+                rows[j][k] = adjoint(rows[k][j])
+        self.hessian = xp.concat([xp.concat(row, axis=1) for row in rows])
         self.floor = self.least * max(1.0, _array.to_float(xp.max(real(xp.linalg.diagonal(self.hessian)))))
 
     def _shrink(self, W: Array) -> Array:
@@ -91,6 +93,14 @@ class GramModel:
             weight = _array.astype(first**2 + second, U.dtype)
             found.append(data + self._shrink(self.normals[k]) * weight[None, :])
         return _packed(found)
+
+
+def _running(arrays: list[Array]) -> list[Array]:
+    """The products of the first 0, 1, …, all arrays."""
+    found = [_array.array_namespace(arrays[0]).ones_like(arrays[0])]
+    for X in arrays:
+        found.append(found[-1] * X)
+    return found
 
 
 def _product(arrays: list[Array]) -> Array:
