@@ -111,10 +111,13 @@ class Separated(StructuredMatrix):
         )
         factors, sizes = [], [size]
         for F in self.factors:
-            norms = _array.frobenius(xp.reshape(F, (self.terms, F.shape[1] * F.shape[2])), axis=1)
+            flat = xp.reshape(F, (self.terms, F.shape[1] * F.shape[2]))
+            lift = _array.power_of_two(flat, axis=1)  # first, exactly: norms of subnormals would be rounded
+            flat = flat / _array.astype(lift, F.dtype)
+            norms = _array.frobenius(flat, axis=1)
             safe = xp.where(norms > 0, norms, xp.ones_like(norms))
-            factors.append(F / _array.astype(safe, F.dtype)[:, None, None])
-            sizes.append(norms)
+            factors.append(xp.reshape(flat / _array.astype(safe, F.dtype)[:, None], F.shape))
+            sizes.extend((norms, lift[:, 0]))
         size = _array.scaled_product(sizes)
         factors[0] = factors[0] * phase[:, None, None]
         order = xp.argsort(size, descending=True)

@@ -135,7 +135,9 @@ def best_of_rank(problem: Problem, terms: int, warm: Factors | None = None) -> P
         if problem.good(p) and problem.feasible(p):
             return dataclasses.replace(p, steps=steps)
         starts[0] = (algebraic, FIRST[0])
-    for start, penalty in starts if warm is None else [(warm, FIRST[0]), *starts]:
+    if warm is not None:
+        starts = [(warm, FIRST[1]), *starts[:-1]]
+    for start, penalty in starts:
         paths.append(anneal(problem, start, penalty))
         steps += paths[-1][-1].steps
         if problem.good(paths[-1][-1]):

@@ -44,6 +44,10 @@ def scaled(factors: Sequence[Array], scales: Array) -> Scaled:
     columns = []
     for F in factors:
         U = xp.matrix_transpose(xp.reshape(_array.double(F), (F.shape[0], F.shape[1] * F.shape[2])))
+        lift = (
+            _array.power_of_two(U, axis=0)[0, :] if U.shape[0] else xp.ones_like(norms)
+        )  # a norm of subnormals is rounded
+        U, exponents = U / _array.astype(lift, U.dtype)[None, :], exponents + xp.log2(lift)
         size = _array.frobenius(_array.stop_gradient(U), axis=0)
         alive, size = xp.logical_and(alive, size != 0), xp.where(size != 0, size, xp.ones_like(size))
         first = _array.binade(size)  # in two steps: the product of a norm of 1e308 with 1.9 is out of range
