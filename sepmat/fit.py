@@ -13,6 +13,8 @@ from .separated import Separated
 
 __all__ = ["Fit"]
 
+NEAR = 16  # powers of two that the largest entry of a target may be away from 1
+
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Fit:
@@ -41,13 +43,16 @@ class Fit:
 
 
 def as_target(M: Any, where: str) -> tuple[Array, int]:
-    """(M / 2^k, k): a finite dense matrix in float32 or more, with entries up to 2, so that no square overflows."""
+    """(M / 2^k, k): a finite dense matrix in float32 or more, with its largest entry near 1, so that no square overflows.
+
+    Where it is near enough k = 0, and nothing is copied.
+    """
     if isinstance(M, StructuredMatrix):
         raise DTypeError(where, "M", M._name(), "a dense array", "Use M.to_dense() if it is to be formed")
     M = _check.check_full_precision(_check.as_array(M, where, "M", 2), where, "M")
     _check.check_finite(M, where, "M")
     k = _array.exponent(M)
-    return _array.ldexp(M, -k), k
+    return (M, 0) if abs(k) <= NEAR else (_array.ldexp(M, -k), k)
 
 
 def relative_error(M: Array, approximation: Array) -> float:

@@ -123,8 +123,8 @@ def refine_modes(T: Unfolded, factors: list[Array], rank: int, rng: Any) -> tupl
     Two passes over the data.
     """
     _, V = T.columns(factors)
-    xp, R = _array.array_namespace(V), T.R
-    Q = xp.linalg.qr(R.times(_array.astype(conj(V), R.like.dtype)))[0]
+    R = T.R
+    Q = _array.qr(R.times(_array.astype(conj(V), R.like.dtype)))[0]
     W, s, Z = svd(R.adjoint_times(Q))
     found = _on_modes(T, (Q @ conj(Z), s, conj(W)), rank, rng)
     return found, left_out(T, found)
@@ -206,7 +206,7 @@ def _space(X: Array, mode: int, count: Count, rng: Any) -> Array:
     Y = FromDense(xp.reshape(xp.moveaxis(X, mode, 0), (n, math.prod(X.shape) // max(1, n))))
     if isinstance(count, int) and 4 * (count + EXTRA) < min(Y.shape):
         return Y.leading(count + EXTRA, rng)[0][:, :count]
-    U, s, _ = svd(Y.like if Y.shape[0] >= Y.shape[1] else adjoint(xp.linalg.qr(adjoint(Y.like))[1]))
+    U, s, _ = svd(Y.like if Y.shape[0] >= Y.shape[1] else adjoint(_array.qr_triangle(adjoint(Y.like))))
     return U[:, : min(count if isinstance(count, int) else count(s), U.shape[1])]
 
 

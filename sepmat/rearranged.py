@@ -20,8 +20,8 @@ CHUNK = 2**16  # entries of R(M) that a residual forms at a time: 512 kB stay in
 WIDTH = 2**12  # columns of such a chunk at most
 EXTRA = 8  # columns of a block beyond the rank
 POWERS = 12  # power iterations at most
-# Settled when half an iteration gains less than this share of the squared error, less the more of the spectrum the
-# block holds: within 1.003 of the optimum on a flat spectrum, after 2 iterations where the block is small.
+# Settled when the next half iteration would gain less than this share of the squared error, less the more of the spectrum
+# the block holds: within 1.003 of the optimum on a flat spectrum, after 2 iterations where the block is small.
 SETTLED = 1.3e-3
 
 Pairs = tuple[tuple[int, int], ...]
@@ -55,24 +55,31 @@ class Rearranged(abc.ABC):
     def leading(self, block: int, rng: Any) -> Triplets:
         """About the first `block` triplets; those beyond block − EXTRA only serve the others.
 
-        Halko, Martinsson and Tropp (2011), algorithms 4.4 and 5.1: subspace iteration with Rayleigh–Ritz values.
+        Halko, Martinsson and Tropp (2011), algorithms 4.4 and 5.1: subspace iteration with Rayleigh–Ritz values, which
+        are looked at after every half iteration. A is R or Rᴴ, the taller: A ≈ L diag(s) Kᴴ.
         """
-        xp = _array.array_namespace(self.like)
-        Q = xp.linalg.qr(self.times(_array.normal(rng, (self.shape[1], block), self.like)))[0]
-        before, floor = None, 16 * _array.unit_roundoff(xp, Q.dtype)
+        xp, tall = _array.array_namespace(self.like), self.shape[0] >= self.shape[1]
+        times, adjoint_times = (self.times, self.adjoint_times) if tall else (self.adjoint_times, self.times)
+        L = _array.qr(times(_array.normal(rng, (min(self.shape), block), self.like)))[0]
+        before, floor = None, 16 * _array.unit_roundoff(xp, L.dtype)
         settled = SETTLED * (1 - 4 * block / min(self.shape))
-        for power in range(POWERS + 1):
-            W, s, Z = svd(self.adjoint_times(Q))  # Rᴴ Q = W diag(s) Zᵀ, so R ≈ Q conj(Z) diag(s) Wᴴ
-            captured = _energy(s, block - EXTRA)
+        for half in range(2 * POWERS + 1):
+            if half % 2 == 0:
+                K, s, Z = svd(adjoint_times(L))  # Aᴴ L = K diag(s) Zᵀ
+                L = L @ conj(Z)
+            else:
+                Q, T = _array.qr(times(K))
+                P, s, Z = svd(T)  # A K = Q P diag(s) Zᵀ
+                L, K = Q @ P, K @ conj(Z)
+            captured, last = _energy(s, block - EXTRA), _array.to_float(s[-1])
+            decay = (last / (_array.to_float(s[block - EXTRA - 1]) or 1.0)) ** 2  # of the gains
             if before is not None and (
-                captured - before <= settled * (self.norm**2 - captured)
-                or _array.to_float(s[-1]) <= floor * _array.to_float(s[0])  # nothing is left outside the block
+                decay * (captured - before) <= settled * (self.norm**2 - captured)
+                or last <= floor * _array.to_float(s[0])  # nothing is left outside the block
             ):
                 break
-            if power < POWERS:
-                Q, T = xp.linalg.qr(self.times(W))
-                before = _energy(xp.linalg.svdvals(T), block - EXTRA)
-        return Q @ conj(Z), s, conj(W)
+            before = captured
+        return (L, s, conj(K)) if tall else (K, s, conj(L))
 
     def triplets(self, block: int, rng: Any, exact: bool = False) -> tuple[Triplets, bool]:
         """At least min(block, size) triplets, largest first, and whether they are those of the full SVD."""
