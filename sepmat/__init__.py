@@ -32,6 +32,7 @@ from .linalg import convert, diagonal, eigvals, factorize, inverse, lstsq, norm,
 from .low_rank import LowRank
 from .lsr import generic_separation_rank, separated_from_low_rank, separation_rank, separation_rank_bounds
 from .matrix import Product, Scaled, StructuredMatrix, Sum
+from .multilevel import MultilevelCirculant, MultilevelToeplitz
 from .nearest import nearest_circulant, nearest_hankel, nearest_low_rank, nearest_skew_circulant, nearest_toeplitz
 from .nearest_displacement import nearest_displacement
 from .nearest_kronecker import nearest_kronecker

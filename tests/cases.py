@@ -220,6 +220,38 @@ TOEPLITZ = [
 ]  # fmt: skip
 
 
+# multilevel -------------------------------------------------------------------------------------------------------------
+
+
+def multilevel_circulant(*sizes):
+    oracle = ref.normwise(ref.multilevel_circulant, lambda c: ref.fft_constant(c.size), ref.circulant_norm)
+    kind = sm.MultilevelCirculant
+    return case(f"MultilevelCirculant {'x'.join(map(str, sizes))}", [sizes], kind, oracle, kind)
+
+
+def multilevel_toeplitz(*shapes, square=False):
+    N = ref.multilevel_embedding(shapes)
+    oracle = ref.normwise(
+        lambda t: ref.multilevel_toeplitz(t, shapes),
+        lambda t: ref.fft_constant(N),
+        lambda t: np.sqrt(N) * np.sqrt(np.sum(np.abs(t) ** 2)),
+    )
+    kind, sizes = sm.MultilevelToeplitz, tuple(m + n - 1 if m and n else 0 for m, n in shapes)
+    return case(f"MultilevelToeplitz {name_of(shapes)}", [sizes], lambda t: kind(t, None if square else shapes), oracle,
+                kind, times=sm.Product)  # fmt: skip
+
+
+MULTILEVEL = [
+    *(multilevel_circulant(*sizes) for sizes in
+      ((0,), (1,), (5,), (3, 4), (1, 6), (5, 2), (2, 3, 2), (1, 1, 1), (3, 0), (2, 1, 2, 3))),
+    *(multilevel_toeplitz(*shapes) for shapes in (
+        [(3, 5)], [(3, 2), (2, 4)], [(1, 3), (4, 1)], [(2, 3), (3, 1), (2, 2)], [(0, 0), (2, 2)], [(0, 3), (2, 2)],
+        [(2, 3), (0, 0)],
+    )),
+    *(multilevel_toeplitz(*((n, n) for n in sizes), square=True) for sizes in ([4], [3, 3], [2, 5], [2, 3, 2], [1, 1])),
+]  # fmt: skip
+
+
 # displacement -----------------------------------------------------------------------------------------------------------
 
 
@@ -318,7 +350,7 @@ NESTED = [
     structured_kronecker(),
 ]  # fmt: skip
 
-CASES: list[Case] = [*BASIC, *KRONECKER, *SEPARATED, *TOEPLITZ, *DISPLACEMENT, *NESTED]
+CASES: list[Case] = [*BASIC, *KRONECKER, *SEPARATED, *TOEPLITZ, *MULTILEVEL, *DISPLACEMENT, *NESTED]
 
 # Sums and products of two classes whose class is known: (left, "+" or "@", right, class that comes back).
 PAIRS: list[tuple[Case, str, Case, type]] = [
@@ -376,6 +408,18 @@ PAIRS: list[tuple[Case, str, Case, type]] = [
     (displaced(5, 5, 2), "@", circulant(sm.SkewCirculant, 5, 5), sm.LowDisplacementRank),
     (circulant(sm.Circulant, 5, 5), "@", displaced(5, 3, 2), sm.LowDisplacementRank),
     (displaced(3, 5, 2), "@", circulant(sm.SkewCirculant, 5, 5), sm.LowDisplacementRank),
+    (multilevel_circulant(3, 4), "@", multilevel_circulant(3, 4), sm.MultilevelCirculant),
+    (multilevel_circulant(3, 4), "@", multilevel_circulant(4, 3), sm.Product),
+    (multilevel_circulant(3, 4), "+", multilevel_circulant(2, 6), sm.Sum),
+    (multilevel_circulant(3, 4), "+", identity(12), sm.MultilevelCirculant),
+    (identity(12), "+", multilevel_circulant(3, 4), sm.MultilevelCirculant),
+    (multilevel_circulant(5), "@", circulant(sm.Circulant, 5, 5), sm.MultilevelCirculant),
+    (circulant(sm.Circulant, 5, 5), "@", multilevel_circulant(5), sm.MultilevelCirculant),
+    (multilevel_toeplitz((3, 3), (4, 4)), "+", multilevel_circulant(3, 4), sm.MultilevelToeplitz),
+    (multilevel_circulant(3, 4), "+", multilevel_toeplitz((3, 3), (4, 4)), sm.MultilevelToeplitz),
+    (multilevel_toeplitz((3, 3), (4, 4)), "+", identity(12), sm.MultilevelToeplitz),
+    (multilevel_toeplitz((3, 2), (2, 4)), "+", multilevel_toeplitz((3, 4), (2, 2)), sm.Sum),
+    (multilevel_toeplitz((3, 2), (2, 4)), "@", multilevel_circulant(2, 4), sm.Product),
 ]
 
 # Exact conversions: (from, to).
@@ -392,6 +436,11 @@ CONVERSIONS: list[tuple[Case, type]] = [
     (band(sm.Toeplitz, 5, 5), sm.LowDisplacementRank),
     (band(sm.Toeplitz, 8, 8), sm.LowDisplacementRank),
     (low_rank(5, 5, 2), sm.LowDisplacementRank),
+    (circulant(sm.Circulant, 5, 5), sm.MultilevelCirculant),
+    (multilevel_circulant(5), sm.Toeplitz),
+    (multilevel_circulant(2, 3, 2), sm.MultilevelToeplitz),
+    (band(sm.Toeplitz, 3, 7), sm.MultilevelToeplitz),
+    (multilevel_toeplitz((3, 5)), sm.Toeplitz),
 ]
 
 

@@ -126,6 +126,23 @@ def low_displacement_rank(G, H, shape=None):
     return A[:m, :n]
 
 
+def multilevel_circulant(c):
+    """A[i, j] = c[(i_1 - j_1) mod n_1, …, (i_d - j_d) mod n_d]"""
+    A = zeros((c.size, c.size), c)
+    for (i, row), (j, col) in product(digits(c.shape), list(digits(c.shape))):
+        A[i, j] = c[tuple((a - b) % n for a, b, n in zip(row, col, c.shape, strict=True))]
+    return A
+
+
+def multilevel_toeplitz(t, shapes):
+    """A[i, j] = t[n_1 - 1 + i_1 - j_1, …, n_d - 1 + i_d - j_d] for levels of the given shapes"""
+    rows, cols = zip(*shapes, strict=True)
+    A = zeros((math.prod(rows), math.prod(cols)), t)
+    for (i, row), (j, col) in product(digits(rows), list(digits(cols))):
+        A[i, j] = t[tuple(n - 1 + a - b for a, b, n in zip(row, col, cols, strict=True))]
+    return A
+
+
 def shift(n, f):
     """Z_f: ones below the diagonal, f in the top right corner."""
     return f_circulant(np.asarray([0, 1] + [0] * (n - 2) if n > 1 else [f], np.longdouble)[:n], f)
@@ -249,7 +266,7 @@ def fft_constant(N):
 
 def circulant_norm(c, *_):
     """‖C‖_F of the whole circulant or skew-circulant"""
-    return np.sqrt(len(c)) * np.sqrt(np.sum(np.abs(c) ** 2))
+    return np.sqrt(np.size(c)) * np.sqrt(np.sum(np.abs(c) ** 2))
 
 
 def embedding(c, r=None):
@@ -262,6 +279,11 @@ def embedding_norm(c, r=None):
     """√N ‖(c, r_1, …)‖₂, B10"""
     r = c if r is None else r
     return np.sqrt(embedding(c, r)) * np.sqrt(np.sum(np.abs(c) ** 2) + np.sum(np.abs(r) ** 2))
+
+
+def multilevel_embedding(shapes):
+    """The number of entries of the multilevel circulant that a multilevel Toeplitz matrix is embedded in."""
+    return math.prod(1 << max(m + n, 1).bit_length() for m, n in shapes)
 
 
 def displacement_constant(G, H):

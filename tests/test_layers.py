@@ -23,6 +23,7 @@ LAYERS = {
     "kronecker": (3, 1),
     "toeplitz": (3, 1),
     "kronecker_sum": (3, 2),
+    "multilevel": (3, 2),
     "separated": (3, 3),
     "algebra": (3, 4),
     "displacement": (3, 2),

@@ -28,6 +28,8 @@ RULES = {
     sm.Toeplitz: {"trace", "diagonal", "norm"},
     sm.Hankel: {"trace", "diagonal", "norm"},
     sm.LowDisplacementRank: {"trace", "diagonal", "norm"},
+    sm.MultilevelCirculant: ALL,
+    sm.MultilevelToeplitz: {"trace", "diagonal", "norm"},
     sm.Sum: {"trace", "diagonal"},
 }
 SQUARE_ONLY = {"solve", "inverse", "slogdet", "eigvals"}
@@ -130,7 +132,7 @@ def residual(b, x, right, how):
     error = np.linalg.norm((right - b.o.D @ x).astype(complex), axis=0)
     length = np.linalg.norm(x, axis=0)
     kind = b.case.kind
-    if kind in (sm.Circulant, sm.SkewCirculant):
+    if kind in (sm.Circulant, sm.SkewCirculant, sm.MultilevelCirculant):
         frobenius = math.sqrt(n) * np.linalg.norm(b.data[0]) if n else 0.0
         check(error, frobenius * length, 20 * ref.log2(n) + 6, b.dtype, "B12 circulant solve")
     elif kind is sm.KroneckerSum:
@@ -206,7 +208,8 @@ def test_trace_and_diagonal(case, backend):
         b.same(d, np.diagonal(b.o.D), E, name="diagonal")
         assert t.shape == () and dtype_of(t) == b.dtype
         check(abs(host(t) - np.trace(b.o.D)), np.sum(E) + 3 * k * np.trace(b.o.G), 1.01, b.dtype, "trace")
-        if case.kind in (sm.Circulant, sm.SkewCirculant, sm.Toeplitz, sm.Hankel, sm.Diagonal, sm.Dense):
+        if case.kind in (sm.Circulant, sm.SkewCirculant, sm.Toeplitz, sm.Hankel, sm.Diagonal, sm.Dense,
+                         sm.MultilevelCirculant, sm.MultilevelToeplitz):  # fmt: skip
             np.testing.assert_array_equal(host(d), np.diagonal(b.o.D).astype(b.dtype))
 
 
@@ -223,6 +226,8 @@ ORDERS = {
     sm.Toeplitz: ("fro", 1, np.inf),
     sm.Hankel: ("fro", 1, np.inf),
     sm.LowDisplacementRank: ("fro",),
+    sm.MultilevelCirculant: ("fro", 1, np.inf, 2, "nuc"),
+    sm.MultilevelToeplitz: ("fro",),
 }
 
 
@@ -486,7 +491,8 @@ def test_extreme_spectra(cls, scale):
 
 DIFFERENTIABLE = ["Dense 4x4", "Diagonal 5", "Kronecker 3x3.2x2", "KroneckerSum 3x3.2x2", "Circulant 5x5", "Circulant 8x8",
                   "SkewCirculant 5x5", "SkewCirculant 8x8", "Separated 3 x 2x3.4x2 scaled", "Separated 2 x 3x3.2x2",
-                  "LowRank 4x4 rank 2", "Toeplitz 3x7", "Hankel 7x4"]  # fmt: skip
+                  "LowRank 4x4 rank 2", "Toeplitz 3x7", "Hankel 7x4", "MultilevelCirculant 3x4",
+                  "MultilevelToeplitz 3x2.2x4"]  # fmt: skip
 
 
 @pytest.mark.parametrize("dtype", ["float64", "complex128"])
@@ -513,7 +519,7 @@ def test_gradients(name, dtype):
             f(A)
         except (sm.UnsupportedError, sm.ShapeError, sm.SingularMatrixError):
             continue
-        if function == "svdvals" and case.kind in (sm.LowRank, sm.Circulant, sm.SkewCirculant):
+        if function == "svdvals" and case.kind in (sm.LowRank, sm.Circulant, sm.SkewCirculant, sm.MultilevelCirculant):
             continue  # zero or double singular values have no derivative
         if function == "slogdet" and case.kind is sm.LowRank:
             continue
