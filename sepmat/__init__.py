@@ -1,10 +1,12 @@
 """sepmat: matrices with structure. Separated representations, Kronecker algebra, low displacement rank."""
 
+from . import interop
 from .algebra import distance, hadamard, inner, partial_trace
 from .als_solve import als_solve
 from .approximate import approximate
 from .basic import Dense, Diagonal, Identity
 from .compress import compress
+from .compress_displacement import compress_displacement
 from .displacement import LowDisplacementRank, displacement, displacement_rank, shift
 from .eigenpairs import Eigenpair, inverse_iteration, power_iteration
 from .errors import (
@@ -24,8 +26,10 @@ from .errors import (
     UnsupportedError,
 )
 from .exponential_sums import ExponentialSum, exponential_sum
+from .expressivity import displacement_form, terms_needed
 from .fit import Fit
 from .functions import expm, schulz_inverse, sign
+from .inverses import Inverse
 from .kronecker import Kronecker, kron, rearrange, rearrange_back
 from .kronecker_sum import KroneckerSum
 from .linalg import convert, diagonal, eigvals, factorize, inverse, lstsq, norm, slogdet, solve, svdvals, trace
@@ -38,6 +42,7 @@ from .nearest_displacement import nearest_displacement
 from .nearest_kronecker import nearest_kronecker
 from .nearest_separated import factor_shapes, nearest_separated
 from .operators import gaussian_sum, inverse_laplacian, laplacian, radial_kernel, schroedinger, sin_sum
+from .preconditioners import kronecker_preconditioner, separated_inverse, strang, superoptimal, t_chan
 from .separated import Separated
 from .toeplitz import Circulant, Hankel, SkewCirculant, Toeplitz
 

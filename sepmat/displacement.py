@@ -13,11 +13,10 @@ from typing import Any, final
 from . import _array, _check
 from ._array import Array
 from .basic import Identity, is_identity
-from .errors import ArgumentError, DTypeError, ShapeError, UnsupportedError
+from .errors import ArgumentError, DTypeError, ShapeError
 from .kernels import fourier
 from .linalg import conversion, convert, diagonal, norm, trace
-from .low_rank import LowRank
-from .matrix import Product, StructuredMatrix, structure
+from .matrix import StructuredMatrix, structure
 from .toeplitz import Circulant, SkewCirculant, Toeplitz
 
 __all__ = ["LowDisplacementRank", "displacement", "displacement_rank", "shift"]
@@ -59,19 +58,23 @@ def displacement(M: Any, f: float = 1, g: float = -1) -> Array:
            [ 0.,  5.]])
     """
     M = _as_square(M, "displacement")
-    n = M.shape[0]
     f, g = _corner(f, "displacement", "f"), _corner(g, "displacement", "g")
     if f == g:
         raise ArgumentError(
             "displacement", "g", f"{g} = f", "f and g that differ", "The displacement operator is singular; use g = -f"
         )
+    with _array.quiet():
+        return _displacement(M, f, g)
+
+
+def _displacement(M: Array, f: float, g: float) -> Array:
+    """Z_f M - M Z_g."""
+    xp, n = _array.array_namespace(M), M.shape[0]
     if not n:
         return _array.copy(M)
-    xp = _array.array_namespace(M)
-    with _array.quiet():
-        down = xp.concat((f * M[n - 1 :, :], M[: n - 1, :]), axis=0)
-        left = xp.concat((M[:, 1:], g * M[:, :1]), axis=1)
-        return down - left
+    down = xp.concat((f * M[n - 1 :, :], M[: n - 1, :]), axis=0)
+    left = xp.concat((M[:, 1:], g * M[:, :1]), axis=1)
+    return down - left
 
 
 def displacement_rank(M: Any, tol: float | None = None) -> int:
@@ -328,18 +331,6 @@ def _near_one(x: Array) -> tuple[Array, Array, Array]:
 
 
 @conversion
-def _(A: Circulant) -> LowDisplacementRank:
-    e = _unit(A.c, A.c.shape[0], 0)
-    return LowDisplacementRank._of(g=A.c[:, None], h=e[:, None], corner=A.corner, transposed=False)
-
-
-@conversion
-def _(A: SkewCirculant) -> LowDisplacementRank:
-    e = _unit(A.c, A.c.shape[0], 0)
-    return LowDisplacementRank._of(g=e[:, None], h=A.c[:, None], corner=A.corner, transposed=False)
-
-
-@conversion
 def _(A: Identity) -> Circulant:
     return Circulant._of(c=_unit(A.like, A.n, 0), corner=A.shape)
 
@@ -349,68 +340,15 @@ def _(A: Identity) -> SkewCirculant:
     return SkewCirculant._of(c=_unit(A.like, A.n, 0), corner=A.shape)
 
 
-@conversion
-def _(A: LowRank) -> LowDisplacementRank:
-    """G = ½ [Z_1 U, -U], H = J [V, Z_{-1}ᵀ V], after padding U and V by rows of zeros to N."""
-    xp, N = A.xp, max(A.shape)
-    U, V = (_padded(X, N) for X in (A.U, A.V))
-    k = min(1, N)
-    down = xp.concat((U[N - k :, :], U[: N - k, :]), axis=0)
-    up = xp.concat((V[k:, :], -V[:k, :]), axis=0)
-    G, H = 0.5 * xp.concat((down, -U), axis=1), xp.flip(xp.concat((V, up), axis=1), axis=0)
-    return LowDisplacementRank._of(g=G, h=H, corner=A.shape, transposed=False)
-
-
-@conversion
-def _(A: Toeplitz) -> LowDisplacementRank:
-    """T = ½ (Z_1(q) + Z_{-1}(J p)), after padding T by zero diagonals to a square."""
-    N = max(A.shape)
-    square = Toeplitz._of(c=_padded(A.c, N), tail=_padded(A.r, N)[min(1, N) :])
-    return _of_toeplitz_factors((square,), A.shape)
-
-
-@conversion
-def _(A: Product) -> LowDisplacementRank:
-    """A product of t square Toeplitz, circulant and skew-circulant matrices has 2 t terms."""
-    if any(not isinstance(B, (Toeplitz, Circulant, SkewCirculant)) or B.shape[0] != B.shape[1] for B in A.factors):
-        expected = "square Toeplitz, circulant and skew-circulant factors"
-        raise UnsupportedError(
-            "convert", "A", A._name(), expected, "Keep the lazy product, or use nearest_displacement"
-        )
-    factors = tuple(convert(B, Toeplitz).astype(A.dtype) for B in A.factors)
-    return _of_toeplitz_factors(factors, A.shape)  # type: ignore[arg-type]
-
-
-def _of_toeplitz_factors(factors: Sequence[Toeplitz], corner: tuple[int, int]) -> LowDisplacementRank:
-    """A_1 … A_t by ∇(A_1 … A_t) = Σ_i A_1 … A_{i-1} ∇_{f_{i-1}, f_i}(A_i) A_{i+1} … A_t, f = (1, 1, …, 1, -1).
-
-    Each ∇(A_i) is e_0 pᵀ + q e_{N-1}ᵀ, and J (A_{i+1} … A_t)ᵀ J = A_t … A_{i+1} for Toeplitz factors, so that
-    G = A_1 … A_{i-1} [e_0, q/2] and H = A_t … A_{i+1} [J p/2, e_0].
-    """
-    xp, columns_G, columns_H = factors[0].xp, [], []
-    e = _unit(factors[0].c, factors[0].shape[0], 0)
-    for i, A in enumerate(factors):
-        p, q = _half_generators(A, -1.0 if i == len(factors) - 1 else 1.0)
-        G, H = xp.stack((e, q)), xp.stack((p, e))
-        for B in reversed(factors[:i]):
-            G = B._product(G, -1)
-        for B in factors[i + 1 :]:
-            H = B._product(H, -1)
-        columns_G.append(G)
-        columns_H.append(H)
-    G, H = (xp.matrix_transpose(xp.concat(columns, axis=0)) for columns in (columns_G, columns_H))
-    return LowDisplacementRank._of(g=G, h=H, corner=corner, transposed=False)
-
-
-def _half_generators(A: Toeplitz, g: float) -> tuple[Array, Array]:
-    """J p/2 and q/2 with Z_1 A - A Z_g = e_0 pᵀ + q e_{N-1}ᵀ: (J p)_i = t_i - t_{i-N}, q_i = t_{i-N} - g t_i.
+def _half_generators(A: Toeplitz, g: float, f: float = 1) -> tuple[Array, Array]:
+    """J p/2 and q/2 with Z_f A - A Z_g = e_0 pᵀ + q e_{N-1}ᵀ: (J p)_i = f t_i - t_{i-N}, q_i = t_{i-N} - g t_i.
 
     The entry t_{-N}, which A does not have, is g t_0 here.
     """
     xp, k = A.xp, min(1, A.c.shape[0])
     below = 0.5 * A.c
     above = xp.concat((g * below[:k], xp.flip(0.5 * A.r[k:])))
-    return below - above, above - g * below
+    return f * below - above, above - g * below
 
 
 def _padded(X: Array, N: int) -> Array:

@@ -10,6 +10,7 @@ import functools
 import inspect
 import itertools
 import operator
+import typing
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeVar
@@ -224,10 +225,11 @@ _conversions: dict[type, dict[type, Callable[[Any], StructuredMatrix]]] = {}
 
 
 def conversion(rule: Rule) -> Rule:
-    """Register an exact conversion; the classes are read off the annotations: def _(A: Circulant) -> Toeplitz."""
+    """Register an exact conversion; the classes are read off the annotations: def _(A: Circulant | Y) -> Toeplitz."""
     signature = inspect.signature(rule, eval_str=True)
     (parameter,) = signature.parameters.values()
-    _conversions.setdefault(parameter.annotation, {})[signature.return_annotation] = rule
+    for source in typing.get_args(parameter.annotation) or (parameter.annotation,):
+        _conversions.setdefault(source, {})[signature.return_annotation] = rule
     return rule
 
 

@@ -18,6 +18,7 @@ LAYERS = {
     "kernels": (1, 0),
     "matrix": (2, 0),
     "linalg": (2, 1),
+    "inverses": (2, 2),
     "basic": (3, 0),  # Dense and Identity serve the two families beside it
     "low_rank": (3, 1),
     "kronecker": (3, 1),
@@ -27,7 +28,9 @@ LAYERS = {
     "separated": (3, 3),
     "algebra": (3, 4),
     "displacement": (3, 2),
+    "expressivity": (3, 3),
     "fit": (4, 0),
+    "compress_displacement": (4, 1),
     "nearest": (4, 1),
     "rearranged": (4, 1),
     "tree": (4, 1),
@@ -47,6 +50,7 @@ LAYERS = {
     "als_solve": (4, 4),
     "functions": (4, 5),
     "eigenpairs": (4, 6),
+    "preconditioners": (4, 6),
     "io": (5, 0),
     "interop": (5, 0),
     "__main__": (5, 1),
@@ -54,7 +58,7 @@ LAYERS = {
 }
 # The generic core: written on the array API, so that it runs unchanged on every array library.
 CORE = {name for name, layer in LAYERS.items() if (1, 0) < layer < (5, 0)}
-GUESTS = {"torch", "cupy", "dask", "matplotlib", "peft", "safetensors", "tqdm", "sklearn", "statsmodels"}
+GUESTS = {"torch", "cupy", "cupyx", "dask", "matplotlib", "peft", "safetensors", "tqdm", "sklearn", "statsmodels"}
 FILES = sorted(ROOT.rglob("*.py"))
 
 
