@@ -361,12 +361,37 @@ def qr(A: Array) -> tuple[Array, Array]:
     return Q, R
 
 
-def solve_triangular(R: Array, B: Array) -> Array:
-    """R⁻¹ B for an upper triangular R."""
+def solve_triangular(R: Array, B: Array, upper: bool = True) -> Array:
+    """R⁻¹ B for a triangular R."""
     xp = array_namespace(R)
     if is_numpy(R):
-        return scipy.linalg.solve_triangular(R, B, check_finite=False)
-    return xp.linalg.solve_triangular(R, B, upper=True) if is_torch(R) else xp.linalg.solve(R, B)
+        return scipy.linalg.solve_triangular(R, B, lower=not upper, check_finite=False)
+    return xp.linalg.solve_triangular(R, B, upper=upper) if is_torch(R) else xp.linalg.solve(R, B)
+
+
+def lstsq(A: Array, B: Array, rcond: float) -> Array:
+    """The X of least norm among those that minimise ‖B - A X‖_F; singular values up to rcond times the largest are 0.
+
+    Full rank: by a QR factorization, with gradients; else by the SVD of its triangle.
+    """
+    xp = array_namespace(A, B)
+    wide = A.shape[0] < A.shape[1]
+    Q, R = qr(xp.conj(xp.matrix_transpose(A)) if wide else A)
+    if not size(R):
+        return xp.zeros((A.shape[1], B.shape[1]), dtype=B.dtype, device=device(B))
+    s = xp.linalg.svdvals(stop_gradient(R))
+    full = to_float(s[-1]) > rcond * to_float(s[0])
+    Qh = xp.conj(xp.matrix_transpose(Q))
+    if full and wide:  # A = Rᴴ Qᴴ
+        return Q @ solve_triangular(xp.conj(xp.matrix_transpose(R)), B, upper=False)
+    if full:
+        return solve_triangular(R, Qh @ B)
+    U, s, Vh = xp.linalg.svd(R, full_matrices=False)
+    kept = s > rcond * s[0]
+    inverse = astype(xp.where(kept, 1.0 / xp.where(kept, s, xp.ones_like(s)), xp.zeros_like(s)), B.dtype)[:, None]
+    if wide:  # A = V S Uᴴ Qᴴ
+        return Q @ (U @ (inverse * (Vh @ B)))
+    return xp.conj(xp.matrix_transpose(Vh)) @ (inverse * (xp.conj(xp.matrix_transpose(U)) @ (Qh @ B)))
 
 
 def eig(A: Array) -> tuple[Array, Array]:

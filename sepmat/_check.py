@@ -23,7 +23,7 @@ from .errors import (
 DENSE_LIMIT = 2**30  # bytes that to_dense and blocks may take unless told otherwise
 PRODUCT_LIMIT = 2**35  # bytes that one intermediate of a product may take
 LARGEST_INDEX = 2**63 - 1
-LEAST_SQUARES = "Use numpy.linalg.lstsq(A.to_dense(), b), or scipy.sparse.linalg.lsmr(A, b)"
+LEAST_SQUARES, DENSE_LEAST_SQUARES = "sm.lstsq(A, b)", "numpy.linalg.lstsq(A.to_dense(), b)"
 
 _NATIVE = {np.dtype(name) for name in ("float32", "float64", "complex64", "complex128")}  # need no further look
 _SCALARS = (bool, int, float, complex)
@@ -390,14 +390,15 @@ def as_corner(shape: Any, N: int, where: str, stored: str, instead: str = "") ->
     return corner
 
 
-def check_square(shape: tuple[int, int], where: str, name: str = "A") -> int:
+def check_square(shape: tuple[int, int], where: str, name: str = "A", least_squares: str = LEAST_SQUARES) -> int:
     """The size of a square matrix."""
     if shape[0] != shape[1]:
-        raise ShapeError(where, name, f"{shape[0]}×{shape[1]}", "a square matrix", LEAST_SQUARES)
+        advice = f"Use {least_squares}, or scipy.sparse.linalg.lsmr(A, b)"
+        raise ShapeError(where, name, f"{shape[0]}×{shape[1]}", "a square matrix", advice)
     return shape[0]
 
 
-def check_rcond(rcond: float, n: int, u: float, where: str, name: str) -> None:
+def check_rcond(rcond: float, n: int, u: float, where: str, name: str, least_squares: str = LEAST_SQUARES) -> None:
     """Singular to the precision: rcond < n u."""
     if not rcond >= n * u:
         raise SingularMatrixError(
@@ -405,7 +406,7 @@ def check_rcond(rcond: float, n: int, u: float, where: str, name: str) -> None:
             name,
             f"singular: rcond {rcond:.1e} < n u = {n * u:.1e}",
             "a matrix that is not singular to its precision",
-            "Use numpy.linalg.lstsq(A.to_dense(), b), or add s * Identity(n)",
+            f"Use {least_squares}, or add s * Identity(n)",
         )
 
 

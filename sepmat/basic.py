@@ -6,7 +6,21 @@ from typing import Any, final
 
 from . import _array, _check
 from ._array import Array
-from .linalg import conversion, diagonal, eigvals, inverse, log_product, norm, singular, slogdet, solve, svdvals, trace
+from .linalg import (
+    conversion,
+    cut_off,
+    diagonal,
+    eigvals,
+    inverse,
+    log_product,
+    lstsq,
+    norm,
+    singular,
+    slogdet,
+    solve,
+    svdvals,
+    trace,
+)
 from .matrix import Scaled, StructuredMatrix, _take, structure
 
 __all__ = ["Dense", "Diagonal", "Identity"]
@@ -188,6 +202,11 @@ def _(A: Dense, b: Array) -> Array:
     return A.xp.linalg.solve(A.array, b) if A.shape[0] else _array.copy(b)
 
 
+@lstsq.register
+def _(A: Dense, b: Array, rcond: float | None) -> Array:
+    return _array.lstsq(A.array, b, cut_off(A, rcond))
+
+
 @inverse.register
 def _(A: Dense) -> Dense:
     _check_singular(A.array, "inverse")
@@ -248,6 +267,21 @@ def _(A: Diagonal, b: Array) -> Array:
     return b / A.d[:, None]
 
 
+@lstsq.register
+def _(A: Diagonal, b: Array, rcond: float | None) -> Array:
+    return inverse_of_values(A.d, cut_off(A, rcond))[:, None] * b
+
+
+def inverse_of_values(values: Array, rcond: float) -> Array:
+    """1 / values; 0 where one is at most rcond times the largest in modulus."""
+    xp = _array.array_namespace(values)
+    if not values.shape[0]:
+        return values
+    size = xp.abs(_array.stop_gradient(values))
+    kept = size > rcond * xp.max(size)
+    return xp.where(kept, 1.0 / xp.where(kept, values, xp.ones_like(values)), xp.zeros_like(values))
+
+
 @inverse.register
 def _(A: Diagonal) -> Diagonal:
     _check_nonzero(A, "inverse")
@@ -302,6 +336,11 @@ def convert_identity(A: Identity) -> Diagonal:
 
 @solve.register
 def _(A: Identity, b: Array) -> Array:
+    return _array.copy(b)
+
+
+@lstsq.register
+def _(A: Identity, b: Array, rcond: float | None) -> Array:
     return _array.copy(b)
 
 

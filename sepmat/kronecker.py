@@ -17,6 +17,7 @@ from .linalg import (
     integer_power,
     inverse,
     log_product,
+    lstsq,
     norm,
     singular,
     slogdet,
@@ -313,6 +314,20 @@ def _(A: Kronecker, b: Array) -> Array:
         return xp.permute_dims(x, (1, 0, 2))
 
     return chain([B.shape for B in A.operators], product, b, -2)
+
+
+@lstsq.register
+def _(A: Kronecker, b: Array, rcond: float | None) -> Array:
+    """Factor by factor: the pseudo-inverse of V ⊗ W is that of V times that of W."""
+    xp = A.xp
+
+    def product(i: int, y: Array, left: int, right: int) -> Array:
+        m, n = A.factors[i].shape
+        columns = xp.reshape(xp.permute_dims(xp.reshape(y, (left, m, right)), (1, 0, 2)), (m, left * right))
+        x = xp.reshape(_by_factor(lstsq, i, A.operators[i], columns, rcond), (n, left, right))
+        return xp.permute_dims(x, (1, 0, 2))
+
+    return chain([B.shape[::-1] for B in A.operators], product, b, -2)
 
 
 @inverse.register

@@ -178,7 +178,9 @@ def _checked_substitution(T: Sequence[Array], y: Array) -> Array:
     u = _array.unit_roundoff(xp, y.dtype)
     size = xp.abs(outer("solve", [xp.linalg.diagonal(X) for X in T], lambda x, y: x + y))
     largest, smallest = _array.to_float(xp.max(size)), _array.to_float(xp.min(size))
-    _check.check_rcond(smallest / largest if largest else 0.0, n, u, "solve", "A (a sum of eigenvalues)")
+    _check.check_rcond(
+        smallest / largest if largest else 0.0, n, u, "solve", "A (a sum of eigenvalues)", _check.DENSE_LEAST_SQUARES
+    )
     shift = xp.zeros((), dtype=y.dtype, device=_array.device(y))
     c = _array.normal(_check.as_generator(0, "solve"), (y.shape[0], 1), y)
     solved = _back_substitute(T, xp.concat((y, c), axis=1), shift)
@@ -187,7 +189,7 @@ def _checked_substitution(T: Sequence[Array], y: Array) -> Array:
     adjoints = [xp.flip(xp.conj(xp.matrix_transpose(X))) for X in T]
     grown = _array.to_float(_array.frobenius(_back_substitute(adjoints, xp.flip(z, axis=0), shift)))
     norms = sum(_array.to_float(xp.max(xp.linalg.svdvals(X))) for X in T)
-    _check.check_rcond(1 / (norms * grown), n, u, "solve", "A (a Kronecker sum)")
+    _check.check_rcond(1 / (norms * grown), n, u, "solve", "A (a Kronecker sum)", _check.DENSE_LEAST_SQUARES)
     return solved[:, :-1]
 
 

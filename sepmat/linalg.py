@@ -115,7 +115,7 @@ def solve(A: StructuredMatrix, b: Any) -> Array:
     array([1. , 0.5])
     """
     b = _check.as_array(b, "solve", "b", like=A.arrays()[0])
-    _check.check_square(A.shape, "solve")
+    _check.check_square(A.shape, "solve", least_squares=way_to_least_squares(A))
     if b.ndim not in (1, 2) or b.shape[0] != A.shape[0]:
         raise ShapeError(
             "solve", "b", f"shape {tuple(b.shape)}", f"({A.shape[0]},) or ({A.shape[0]}, k)", "Check the sizes"
@@ -130,14 +130,40 @@ def solve(A: StructuredMatrix, b: Any) -> Array:
 @open_function(f"Use sm.inverse({DENSE}), or sm.solve(A, b) for the products you need")
 def inverse(A: StructuredMatrix) -> StructuredMatrix:
     """A⁻¹ as a structured matrix. Raises as `solve` does."""
-    _check.check_square(A.shape, "inverse")
+    _check.check_square(A.shape, "inverse", least_squares=way_to_least_squares(A))
     return inverse.rule(_checked(A, "inverse"))
 
 
-@open_function(_check.LEAST_SQUARES)
-def lstsq(A: StructuredMatrix, b: Any) -> Array:
-    """The least-squares solution of A x ≈ b. No class has a rule yet."""
-    return lstsq.rule(A, _check.as_array(b, "lstsq", "b", like=A.arrays()[0]))
+@open_function(f"Use sm.lstsq({DENSE}, b), or scipy.sparse.linalg.lsmr(A, b)")
+def lstsq(A: StructuredMatrix, b: Any, rcond: Any = None) -> Array:
+    """The least-squares solution of A x ≈ b: of all x that minimise ‖b − A x‖₂ the one with the smallest ‖x‖₂.
+
+    A: (m, n) of any rank; b: (m,) or (m, k); returns x alone, (n,) or (n, k). Singular values up to rcond times the
+    largest count as zero, as in numpy.linalg.lstsq; None is 2 max(m, n) u. Of a Kronecker product this holds factor by
+    factor, since the pseudo-inverse of V ⊗ W is that of V times that of W. Through a QR factorization or an SVD, by
+    the structure of A, never through normal equations. Raises ShapeError, ArgumentError, NonFiniteError, and
+    UnsupportedError without a rule.
+
+    >>> import numpy as np, sepmat as sm
+    >>> sm.lstsq(sm.LowRank(np.ones((3, 1)), np.ones((2, 1))), np.array([1.0, 2.0, 3.0]))
+    array([1., 1.])
+    """
+    b = _check.as_array(b, "lstsq", "b", like=A.arrays()[0])
+    m = A.shape[0]
+    if b.ndim not in (1, 2) or b.shape[0] != m:
+        raise ShapeError("lstsq", "b", f"shape {tuple(b.shape)}", f"({m},) or ({m}, k)", "Check the sizes")
+    if rcond is not None:
+        rcond = _check.as_tolerance(rcond, "lstsq", "rcond") if rcond else 0.0
+    _checked(A, "lstsq")
+    _check.check_finite(b, "lstsq", "b")
+    dtype = A.xp.result_type(A.dtype, _check.check_full_precision(b, "lstsq", "b").dtype)
+    x = lstsq.rule(A.astype(dtype), _array.astype(b if b.ndim == 2 else b[:, None], dtype), rcond)
+    return x if b.ndim == 2 else x[:, 0]
+
+
+def cut_off(A: StructuredMatrix, rcond: float | None) -> float:
+    """What singular values are compared with, relative to the largest."""
+    return 2 * max(A.shape) * _array.unit_roundoff(A.xp, A.dtype) if rcond is None else rcond
 
 
 @open_function(f"Use sm.slogdet({DENSE}), or sm.slogdet of the factors")
@@ -149,7 +175,7 @@ def slogdet(A: StructuredMatrix) -> SlogdetResult:
     >>> float(sign), float(logabsdet)
     (-1.0, 0.0)
     """
-    _check.check_square(A.shape, "slogdet")
+    _check.check_square(A.shape, "slogdet", least_squares=way_to_least_squares(A))
     return SlogdetResult(*slogdet.rule(_checked(A, "slogdet")))
 
 
@@ -186,7 +212,7 @@ def norm(A: StructuredMatrix, ord: Any = "fro") -> Array:
 @open_function(f"Use sm.eigvals({DENSE}), or scipy.sparse.linalg.eigs(A)")
 def eigvals(A: StructuredMatrix) -> Array:
     """The eigenvalues of a square matrix, complex, with multiplicity, in no particular order."""
-    _check.check_square(A.shape, "eigvals")
+    _check.check_square(A.shape, "eigvals", least_squares=way_to_least_squares(A))
     return eigvals.rule(_checked(A, "eigvals"))
 
 
@@ -215,8 +241,13 @@ def singular(A: StructuredMatrix, where: str, why: str, rcond: float = 0.0) -> S
         "A",
         f"{A._name()} is singular ({why}, rcond {rcond:.1e})",
         "a nonsingular matrix",
-        "Use numpy.linalg.lstsq(A.to_dense(), b), or add s * Identity(n)",
+        f"Use {way_to_least_squares(A)}, or add s * Identity(n)",
     )
+
+
+def way_to_least_squares(A: StructuredMatrix) -> str:
+    """The call that solves A x ≈ b for a singular or rectangular A."""
+    return _check.LEAST_SQUARES if lstsq.find(type(A)) else _check.DENSE_LEAST_SQUARES
 
 
 # conversions ------------------------------------------------------------------------------------------------------------
@@ -281,6 +312,13 @@ def _paths(start: type) -> Iterator[tuple[type, ...]]:
 @solve.register
 def _(A: Scaled, b: Array) -> Array:
     return solve.rule(A.matrix.astype(b.dtype), b) / _nonzero(A, "solve")
+
+
+@lstsq.register
+def _(A: Scaled, b: Array, rcond: float | None) -> Array:
+    zero = A.scale == 0
+    x = lstsq.rule(A.matrix.astype(b.dtype), b, rcond) / A.xp.where(zero, A.xp.ones_like(A.scale), A.scale)
+    return A.xp.where(zero, A.xp.zeros_like(x), x)
 
 
 @inverse.register

@@ -7,7 +7,20 @@ from . import _array, _check
 from ._array import Array
 from .basic import Dense
 from .errors import ShapeError
-from .linalg import diagonal, eigvals, inverse, log_product, norm, singular, slogdet, solve, svdvals, trace
+from .linalg import (
+    cut_off,
+    diagonal,
+    eigvals,
+    inverse,
+    log_product,
+    lstsq,
+    norm,
+    singular,
+    slogdet,
+    solve,
+    svdvals,
+    trace,
+)
 from .matrix import StructuredMatrix, _take, structure
 
 __all__ = ["LowRank"]
@@ -97,6 +110,17 @@ def _core(A: LowRank) -> Array:
 @solve.register
 def _(A: LowRank, b: Array) -> Array:
     return solve.rule(_full_rank(A, "solve"), b)
+
+
+@lstsq.register
+def _(A: LowRank, b: Array, rcond: float | None) -> Array:
+    """With U = P R and V = Q S: A = P (R Sᵀ) Qᵀ, and the core in the middle is small."""
+    xp = A.xp
+    if not A.rank or 0 in A.shape:
+        return xp.zeros((A.shape[1], b.shape[1]), dtype=b.dtype, device=A.device)
+    (P, R), (Q, S) = (_array.qr(X) for X in (A.U, A.V))
+    x = _array.lstsq(R @ xp.matrix_transpose(S), xp.conj(xp.matrix_transpose(P)) @ b, cut_off(A, rcond))
+    return xp.conj(Q) @ x
 
 
 @inverse.register

@@ -10,9 +10,24 @@ from typing import Any, final
 
 from . import _array, _check
 from ._array import Array
+from .basic import inverse_of_values
 from .errors import ArgumentError, ShapeError, UnsupportedError
 from .kernels import fourier
-from .linalg import conversion, convert, diagonal, eigvals, inverse, log_product, norm, slogdet, solve, svdvals, trace
+from .linalg import (
+    conversion,
+    convert,
+    cut_off,
+    diagonal,
+    eigvals,
+    inverse,
+    log_product,
+    lstsq,
+    norm,
+    slogdet,
+    solve,
+    svdvals,
+    trace,
+)
 from .matrix import StructuredMatrix, structure
 
 __all__ = ["Circulant", "Hankel", "SkewCirculant", "Toeplitz"]
@@ -417,6 +432,15 @@ def _solve(A: _FCirculant, b: Array) -> Array:
     return fourier.convolve(S, b, 0, A.shape[0], -2)
 
 
+def _lstsq(A: _FCirculant, b: Array, rcond: float | None) -> Array:
+    """A normal matrix: its singular values are the moduli of its eigenvalues."""
+    if A.shape[0] != A.shape[1]:
+        raise lstsq.unsupported(A, "no rule for a corner")
+    S = A._remember("spectrum", A._spectrum)
+    S = S.inverse()._replace(values=inverse_of_values(S.values, cut_off(A, rcond)))
+    return fourier.convolve(S, b, 0, A.shape[0], -2)
+
+
 def _inverse(A: _FCirculant) -> StructuredMatrix:
     return A._of(c=fourier.generator(_inverse_spectrum(A, "inverse")), corner=A.corner)
 
@@ -434,4 +458,4 @@ def _svdvals(A: _FCirculant) -> Array:
 
 for _cls in (Circulant, SkewCirculant):
     solve.rules[_cls], inverse.rules[_cls], slogdet.rules[_cls] = _solve, _inverse, _slogdet
-    eigvals.rules[_cls], svdvals.rules[_cls] = _eigenvalues, _svdvals
+    lstsq.rules[_cls], eigvals.rules[_cls], svdvals.rules[_cls] = _lstsq, _eigenvalues, _svdvals
