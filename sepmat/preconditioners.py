@@ -103,7 +103,7 @@ def superoptimal(T: StructuredMatrix) -> Circulant:
         def projected(s: Array) -> Any:
             """c(S) of a skew-circulant: ((n - k) s_k - k s_k) / n."""
             k = xp.arange(n, dtype=_array.real_dtype(xp, s.dtype), device=A.device)
-            return _circulant(_array.astype((n - 2 * k) / n, s.dtype) * s)
+            return _circulant(_shares((n - 2 * k) / n, s, 0) * s)
 
         cS = projected(S.c)
         cSS = projected((S @ S.H).c)
@@ -203,7 +203,7 @@ def _wrapped(
                 ahead = _along(c, axis, n - 1, 2 * n - 1)
                 behind = xp.concat((_along(ahead, axis, 0, 1), _along(c, axis, 0, n - 1)), axis=axis)
                 k = xp.arange(n, dtype=_array.real_dtype(xp, c.dtype), device=A.device)
-                w = _array.astype(weight(k, n), c.dtype)
+                w = weight(k, n)
                 back = xp.concat((0.0 * w[:1], xp.flip(w[1:])))
                 c = ahead * _shares(w, c, axis) + behind * _shares(back, c, axis)
         if floor is not None:
@@ -239,11 +239,10 @@ def _along(x: Array, axis: int, start: int, stop: int) -> Array:
     return x[(*[slice(None)] * axis, slice(start, stop), ...)]
 
 
-def _shares(values: Any, like: Array, axis: int) -> Array:
-    """Numbers that multiply the entries along an axis."""
-    xp = _array.array_namespace(like)
-    shape = [1] * axis + [len(values)] + [1] * (like.ndim - axis - 1)
-    return xp.reshape(xp.asarray(values, dtype=like.dtype, device=_array.device(like)), tuple(shape))
+def _shares(values: Array, like: Array, axis: int) -> Array:
+    """Numbers that multiply the entries along an axis, in the dtype of `like`."""
+    shape = (*[1] * axis, values.shape[0], *[1] * (like.ndim - axis - 1))
+    return _array.astype(_array.array_namespace(values).reshape(values, shape), like.dtype)
 
 
 def _floored(c: Array, floor: float, hermitian: bool) -> Array:
@@ -289,8 +288,9 @@ def _split(A: MultilevelToeplitz, terms: int) -> Separated:
     ‖T(u) ⊗ T(v)‖_F = ‖W_1 u‖ ‖W_2 v‖, so R(A) and W_1 t W_2 have the same singular values (Kamm & Nagy 2000).
     """
     xp, (first, second) = A.xp, A.shapes
+    real = _array.real_dtype(xp, A.dtype)
     lengths = [[math.sqrt(min(k + 1, m, n, m + n - 1 - k)) for k in range(m + n - 1)] for m, n in (first, second)]
-    rows, cols = (_shares(w, A.t, axis) for axis, w in enumerate(lengths))
+    rows, cols = (_shares(xp.asarray(w, dtype=real, device=A.device), A.t, axis) for axis, w in enumerate(lengths))
     U, s, Vh = xp.linalg.svd(A.t * rows * cols, full_matrices=False)
     r = min(terms, s.shape[0])
     columns = (U[:, :r] / rows, xp.matrix_transpose(Vh[:r, :] / cols))
