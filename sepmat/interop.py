@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import importlib
 import inspect
+import math
 import numbers
 import warnings
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from .matrix import StructuredMatrix
 __all__ = ["Solution", "aslinearoperator", "cg", "gmres", "lsmr", "minres"]
 
 PASSES = 5  # how often a solver may be started until the true residual meets the tolerance
-PROGRESS = 0.5  # what a start has to reduce the residual to, for another one to be worth while
+STAGNANT = 0.9  # a start that leaves more than this of the residual is the last one
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -236,27 +237,32 @@ def _solve(
         if history:
             norms.append(left / size)
 
-        def watch(found: Any) -> None:
+        def watch(k: int, found: Any) -> None:
             nonlocal count
             count += 1
             if where != "gmres" and (history or callback):
-                found = x + found
+                found = x + _array.ldexp(found, k)
             if history:
                 norms.append(float(found) * left / size if where == "gmres" else _norm(c - apply(found)) / size)
             if callback:
                 callback(found)
 
-        for attempt in range(PASSES):
+        miss = 1.0  # how much larger the residual came out than was asked for, at worst
+        for _ in range(PASSES):
             if left <= target:
                 break
-            asked = target / left * (PROGRESS if attempt else 1.0)
-            d, info = solver(operator, r, **{tolerance: asked}, callback=watch, **more)
-            r = c - apply(x + d)
-            before, left_now = left, _norm(r)
-            if not left_now < before:
+            k = 0 if 1e-8 < left < 1e8 else round(math.log2(left))  # SciPy squares norms
+            asked = target / left / miss
+            d, info = solver(
+                operator, _array.ldexp(r, -k), **{tolerance: asked}, callback=functools.partial(watch, k), **more
+            )
+            found = x + _array.ldexp(_array.astype(d, x.dtype), k)  # MINRES comes back in float64
+            r = c - apply(found)
+            before, now = left, _norm(r)
+            if not now < before:
                 break
-            x, left = x + d, left_now
-            if info or not left < PROGRESS * before:
+            x, left, miss = found, now, max(miss, 2 * now / (before * asked))
+            if info or left > STAGNANT * before:
                 break
         return Solution(x, left <= target, count, left / size, tuple(norms))
 
