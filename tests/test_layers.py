@@ -27,6 +27,7 @@ LAYERS = {
     "multilevel": (3, 2),
     "separated": (3, 3),
     "algebra": (3, 4),
+    "woodbury": (3, 2),
     "displacement": (3, 2),
     "expressivity": (3, 3),
     "fit": (4, 0),

@@ -30,7 +30,7 @@ RULES = {
     sm.LowDisplacementRank: {"trace", "diagonal", "norm"},
     sm.MultilevelCirculant: ALL,
     sm.MultilevelToeplitz: {"trace", "diagonal", "norm"},
-    sm.Sum: {"trace", "diagonal"},
+    sm.Sum: {"solve", "inverse", "slogdet", "trace", "diagonal"},
 }
 SQUARE_ONLY = {"solve", "inverse", "slogdet", "eigvals"}
 NAMED = [
@@ -55,13 +55,20 @@ def run(b, function, *args):
         return None
     single = kind is sm.Separated and b.A.terms <= 1 and function in ("solve", "inverse", "slogdet")
     corner = kind in (sm.Circulant, sm.SkewCirculant) and m != n and function == "svdvals"
-    if (function not in RULES[kind] or corner) and not single:
+    other = kind is sm.Sum and function in SQUARE_ONLY and not woodbury(b.A)
+    if (function not in RULES[kind] or corner or other) and not single:
         refused(lambda: f(b.A, *args), function)
         return None
     if kind is sm.Kronecker and function == "eigvals" and any(r != c for r, c in b.case.shapes):
         refused(lambda: f(b.A, *args), function)
         return None
     return f(b.A, *args)
+
+
+def woodbury(A):
+    """Whether a sum is low rank plus one term with a rule."""
+    rest = [B for B in A.terms if type(B) is not sm.LowRank]
+    return len(rest) == 1 < len(A.terms) and type(rest[0]) in sm.solve.rules
 
 
 def refused(call, function):

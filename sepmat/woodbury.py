@@ -1,0 +1,152 @@
+"""A matrix that is easy to solve with, plus low rank: the formula of Sherman, Morrison and Woodbury.
+
+With A = M + U Vᵀ, X = M⁻¹ U and the capacitance matrix C = I + Vᵀ X (r × r),
+
+    A⁻¹ b = y − X C⁻¹ Vᵀ y,  y = M⁻¹ b;        A⁻¹ = M⁻¹ − X C⁻¹ (M⁻ᵀ V)ᵀ;        det A = det M · det C.
+
+The formula alone loses κ(M) (Yip, "A note on the stability of solving a rank-p modification of a linear system by the
+Sherman–Morrison–Woodbury formula", 1986); steps of refinement with products of A take that back as long as the first
+solution has a digit, and what then still leaves a residual is refused.
+"""
+
+import math
+from typing import NamedTuple
+
+from . import _array, _check
+from ._array import Array
+from .basic import Dense
+from .errors import SingularMatrixError, UnsupportedError
+from .linalg import OpenFunction, inverse, singular, slogdet, solve
+from .low_rank import LowRank
+from .matrix import StructuredMatrix, Sum
+
+__all__: list[str] = []
+
+STEPS = 4  # of refinement at most; one is always taken
+GOAL = 1.0  # ‖b - A x‖ / (n u ‖A‖ ‖x‖) at which it ends
+LIMIT = 30.0  # and beyond which the result is refused
+
+
+class _Parts(NamedTuple):
+    """A = M + U Vᵀ with X = M⁻¹ U and C = I + Vᵀ X."""
+
+    M: StructuredMatrix
+    U: Array
+    V: Array
+    X: Array
+    C: Array
+    size: float  # ‖U‖ ‖V‖ plus a lower bound of ‖M‖
+
+    def step(self, b: Array) -> Array:
+        """A⁻¹ b by the formula."""
+        xp = self.M.xp
+        y = solve.rule(self.M, b)
+        return y - self.X @ xp.linalg.solve(self.C, xp.matrix_transpose(self.V) @ y)
+
+    def adjoint_step(self, b: Array) -> Array:
+        """A⁻ᴴ b."""
+        xp = self.M.xp
+        C, U = (xp.conj(xp.matrix_transpose(Z)) for Z in (self.C, self.U))
+        y = solve.rule(self.M.H, b)
+        return y - solve.rule(self.M.H, xp.conj(self.V) @ xp.linalg.solve(C, U @ y))
+
+
+def _lengths(x: Array) -> Array:
+    return _array.frobenius(_array.stop_gradient(x), axis=0)
+
+
+def _split(A: Sum, function: OpenFunction) -> tuple[StructuredMatrix, Array, Array]:
+    """M, U and V of a sum with one term beside those of low rank, in the dtype of A."""
+    low = [B for B in A.terms if isinstance(B, LowRank)]
+    rest = [B for B in A.terms if not isinstance(B, LowRank)]
+    if not low or len(rest) != 1 or solve.find(type(rest[0])) is None:
+        raise function.unsupported(A, "no rule (but for low rank plus one term that has one)")
+    (M,), U, V = rest, *_array.promote(*(A.xp.concat([getattr(B, k) for B in low], axis=1) for k in "UV"))
+    return M.astype(A.dtype), _array.astype(U, A.dtype), _array.astype(V, A.dtype)
+
+
+def _parts(A: Sum, function: OpenFunction) -> _Parts:
+    M, U, V = _split(A, function)
+    where, xp = function.__name__, A.xp
+    try:
+        X = solve.rule(M, U)
+    except SingularMatrixError as error:
+        got = f"the term {M._name()} of the sum is singular, which A need not be ({error.args[2]})"
+        raise _refused(where, got) from None
+    C = xp.eye(U.shape[1], dtype=U.dtype, device=A.device) + xp.matrix_transpose(V) @ X
+    return _Parts(M, U, V, X, C, _array.to_float(_array.frobenius(U)) * _array.to_float(_array.frobenius(V)))
+
+
+def _refused(where: str, got: str) -> UnsupportedError:
+    advice = f"Use sm.{where} of sm.Dense(A.to_dense()), or of a sum with another nonsingular term"
+    return UnsupportedError(where, "A", got, "a well-conditioned term plus low rank", advice)
+
+
+def _checked(A: Sum, function: OpenFunction) -> _Parts:
+    """The parts of an A that is not singular to the precision."""
+    parts, where = _parts(A, function), function.__name__
+    n, u = A.shape[0], _array.unit_roundoff(A.xp, A.dtype)
+    if not n or not parts.U.shape[1]:
+        return parts
+    if not _array.rcond(parts.C):
+        raise singular(A, where, "its capacitance matrix is")
+    # with z = A⁻¹ c for a random c, ‖A⁻ᴴ z‖ / ‖z‖ is a lower bound of ‖A⁻¹‖, and close to it when it is large
+    c = _array.stop_gradient(_array.normal(_check.as_generator(0, where), (n, 1), parts.U))
+    z = parts.step(c)
+    grown = _ratio(parts.adjoint_step(z), z)
+    size = max(_ratio(A._product(v, -2), v) for v in (c, z))
+    rcond = 1 / (size * grown) if 0 < size * grown < math.inf else 0.0
+    _check.check_rcond(rcond, n, u, where, f"A ({A._name()})", _check.DENSE_LEAST_SQUARES)
+    return parts._replace(size=parts.size + _ratio(parts.M._product(c, -2), c))
+
+
+def _ratio(y: Array, x: Array) -> float:
+    """‖y‖ / ‖x‖"""
+    return _array.to_float(_array.frobenius(y)) / _array.to_float(_array.frobenius(x))
+
+
+@solve.register
+def _(A: Sum, b: Array) -> Array:
+    """The residual is at most LIMIT n u (‖M‖ + ‖U‖ ‖V‖) ‖x‖, or there is an error."""
+    parts = A._remember(f"woodbury {b.dtype}", lambda: _checked(A, solve))
+    if not A.shape[0] or not b.shape[1]:
+        return _array.copy(b)
+    xp, unit = A.xp, A.shape[0] * _array.unit_roundoff(A.xp, b.dtype)
+
+    def residual(x: Array) -> tuple[Array, float]:
+        r = b - A._product(x, -2)
+        scale = parts.size * _lengths(x) + _lengths(b)
+        return r, _array.to_float(xp.max(_lengths(r) / (unit * xp.where(scale > 0, scale, xp.ones_like(scale)))))
+
+    x = parts.step(b)
+    r, error = residual(x)
+    for k in range(STEPS):
+        if k and error <= GOAL:
+            break
+        refined = x + parts.step(r)
+        rest, smaller = residual(refined)
+        if not smaller < error:
+            break
+        x, r, error = refined, rest, smaller
+    if not error <= LIMIT:
+        raise _refused(
+            "solve", f"the term {parts.M._name()} is so ill-conditioned that a residual of {error:.0e} n u is left"
+        )
+    return x
+
+
+@inverse.register
+def _(A: Sum) -> StructuredMatrix:
+    parts = _checked(A, inverse)
+    xp = A.xp
+    Y = solve.rule(parts.M.T, parts.V)
+    X = xp.matrix_transpose(xp.linalg.solve(xp.matrix_transpose(parts.C), xp.matrix_transpose(parts.X)))
+    return inverse.rule(parts.M) + LowRank._of(U=-X, V=Y)
+
+
+@slogdet.register
+def _(A: Sum) -> tuple[Array, Array]:
+    parts = _parts(A, slogdet)
+    sign, logabs = slogdet.rule(parts.M)
+    s, l = slogdet.rule(Dense._of(array=parts.C))
+    return sign * _array.astype(s, sign.dtype), logabs + l

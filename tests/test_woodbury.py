@@ -1,0 +1,215 @@
+"""Low rank plus one term that is easy to solve with: solve, inverse and slogdet of the sum against dense oracles, with
+residual bounds at any condition that the formula survives, and an error where it does not."""
+
+import re
+
+import numpy as np
+import pytest
+import reference as ref
+from cases import normal
+from conftest import check, dtype_of, host
+
+import sepmat as sm
+
+DTYPES = ("float64", "complex128", "float32", "complex64")
+
+
+def term(name, n, rng, dtype, xp):
+    """(a well-conditioned matrix with a rule, its dense oracle)"""
+    if name == "Diagonal":
+        d = normal(rng, (n,), dtype) + np.asarray(3, dtype)
+        return sm.Diagonal(xp.asarray(d)), np.diag(ref.wide(d))
+    if name == "Identity":
+        return sm.Identity(n, like=xp.asarray(np.zeros(1, dtype))), np.eye(n)
+    if name == "Scaled":
+        return -2.5 * sm.Identity(n, like=xp.asarray(np.zeros(1, dtype))), -2.5 * np.eye(n)
+    if name in ("Circulant", "SkewCirculant"):
+        c = normal(rng, (n,), dtype) / np.asarray(4 * max(n, 1) ** 0.5, dtype)
+        c[:1] += 2
+        build = ref.circulant if name == "Circulant" else ref.skew_circulant
+        return getattr(sm, name)(xp.asarray(c)), build(ref.wide(c))
+    factors = [normal(rng, (k, k), dtype) / 4 + 2 * np.eye(k, dtype=dtype) for k in (n // 2, 2)]
+    return sm.Kronecker(*(xp.asarray(F) for F in factors)), ref.kronecker(*(ref.wide(F) for F in factors))
+
+
+TERMS = ["Diagonal", "Identity", "Scaled", "Circulant", "SkewCirculant", "Kronecker"]
+
+
+def built(name, n, k, rng, dtype, xp):
+    """(A, its dense oracle, the size of its terms ‖M‖ + ‖U‖ ‖V‖)"""
+    M, D = term(name, n, rng, dtype, xp)
+    U, V = normal(rng, (n, k), dtype), normal(rng, (n, k), dtype)
+    A = M + sm.LowRank(xp.asarray(U), xp.asarray(V))
+    size = np.linalg.norm(D.astype(complex), 2) + np.linalg.norm(U) * np.linalg.norm(V) if n else 0.0
+    return A, D + ref.low_rank(ref.wide(U), ref.wide(V)), size
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", TERMS)
+def test_solve_inverse_slogdet(name, dtype, xp, rng):
+    for n, k in ((10, 1), (10, 3), (10, 10), (10, 0), (12, 14)):
+        A, D, size = built(name, n, k, rng, dtype, xp)
+        assert type(A) is sm.Sum
+        for shape in ((n,), (n, 2), (n, 0)):
+            b = normal(rng, shape, dtype)
+            x = sm.solve(A, xp.asarray(b, copy=True))
+            assert dtype_of(x) == dtype and tuple(x.shape) == shape
+            residual = np.linalg.norm((b - D @ host(x)).astype(complex))
+            check(residual, size * np.linalg.norm(host(x)) + np.linalg.norm(b), n, dtype, "Woodbury solve")
+        kappa = np.linalg.cond(D.astype(complex)) * size / np.linalg.norm(D.astype(complex), 2)
+        X = sm.inverse(A)
+        assert dtype_of(X) == dtype
+        check(
+            np.linalg.norm((host(X.to_dense()) @ D - np.eye(n)).astype(complex)),
+            kappa * n,
+            30 * n,
+            dtype,
+            "Woodbury inverse",
+        )
+        sign, logabs = sm.slogdet(A)
+        s, l = ref.slogdet(D)
+        check(
+            abs(host(sign) - complex(s)) + abs(float(host(logabs)) - float(l)), kappa, 30 * n, dtype, "Woodbury slogdet"
+        )
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 7])
+def test_small_sizes(n, xp, rng):
+    for name in TERMS[:5]:
+        A, D, size = built(name, n, 1, rng, "float64", xp)
+        b = rng.standard_normal(n)
+        x = host(sm.solve(A, xp.asarray(b)))
+        check(np.linalg.norm((b - D @ x).astype(float)), size * np.linalg.norm(x) + np.linalg.norm(b), 30, "float64")
+        assert host(sm.inverse(A).to_dense()).shape == (n, n)
+        assert np.isclose(float(host(sm.slogdet(A).logabsdet)), float(ref.slogdet(D)[1]), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("kappa", [1e2, 1e6, 1e10, 1e12])
+@pytest.mark.parametrize("how", ["diagonal", "low rank", "both", "sum"])
+def test_ill_conditioned(how, kappa, rng):
+    """Refinement keeps the residual at rounding whether the term, the low rank or only the sum is ill-conditioned."""
+    n, k = 40, 3
+    kappa = kappa**0.5 if how == "both" else kappa
+    for trial in range(5):
+        d = np.geomspace(1, 1 / kappa, n)[rng.permutation(n)] if how in ("diagonal", "both") else 1 + rng.random(n)
+        U, V = rng.standard_normal((n, k)), rng.standard_normal((n, k))
+        if how in ("low rank", "both"):
+            U = U * np.geomspace(1, kappa, k)
+        if how == "sum":  # smallest singular value about 1/κ: U Vᵀ removes all but that of one direction
+            u = rng.standard_normal(n)
+            U, V = (np.stack((-d * u * (1 - 1 / kappa), rng.standard_normal(n)), axis=1),
+                    np.stack((u / (u @ u), np.zeros(n)), axis=1))  # fmt: skip
+        A = sm.Diagonal(d) + sm.LowRank(U, V)
+        D = np.diag(ref.wide(d)) + ref.low_rank(ref.wide(U), ref.wide(V))
+        b = (D @ rng.standard_normal(n)).astype(float) if trial % 2 else rng.standard_normal(n)
+        x = sm.solve(A, b)
+        size = np.linalg.norm(d, np.inf) + np.linalg.norm(U) * np.linalg.norm(V)
+        check(np.linalg.norm((b - D @ x).astype(float)), size * np.linalg.norm(x) + np.linalg.norm(b), n, "float64",
+              "Woodbury solve, ill-conditioned")  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_singular_sums_are_found(dtype, xp, rng):
+    """(I − u uᴴ/‖u‖²) is singular; so is it to the precision when the 1 is off by u."""
+    n = 50
+    u = normal(rng, (n,), dtype)
+    for off in (0.0, 2.0**-25 if dtype in ("float32", "complex64") else 2.0**-54):
+        scale = -(1 - off) / np.vdot(u, u).real
+        A = sm.Identity(n, like=xp.asarray(u)) + sm.LowRank(
+            xp.asarray((scale * u)[:, None].astype(dtype)), xp.asarray(u.conj()[:, None].copy())
+        )
+        for call in (lambda: sm.solve(A, xp.asarray(np.ones(n, dtype))), lambda: sm.inverse(A)):  # noqa: B023
+            with pytest.raises(sm.SingularMatrixError, match="rcond") as caught:
+                call()
+            assert isinstance(caught.value, np.linalg.LinAlgError)
+        assert float(host(sm.slogdet(A).logabsdet)) < -10
+    exact = sm.Identity(2, like=xp.asarray(np.zeros(1, dtype))) + sm.LowRank(
+        xp.asarray([[-1.0], [0.0]]), xp.asarray([[1.0], [0.0]])
+    )
+    with pytest.raises(sm.SingularMatrixError, match="rcond"):
+        sm.solve(exact, xp.asarray(np.ones(2, dtype)))
+
+
+def test_what_the_formula_cannot_do_is_refused(rng):
+    """A singular or nearly singular term beside a well-conditioned sum."""
+    n = 20
+    u = rng.standard_normal(n)
+    d = np.ones(n)
+    for small in (0.0, 1e-19):
+        d[3] = small
+        A = sm.Diagonal(d) + sm.LowRank(u[:, None], u[:, None])
+        assert np.linalg.cond(A.to_dense()) < 1e4
+        with pytest.raises(sm.UnsupportedError, match="solve: A: the term Diagonal") as caught:
+            sm.solve(A, np.ones(n))
+        assert len(re.split(", or ", caught.value.args[4])) == 2
+        np.testing.assert_allclose(A @ sm.solve(sm.Dense(A.to_dense()), np.ones(n)), 1, rtol=1e-10)
+    d[3] = 1e-9  # refinement takes this
+    A = sm.Diagonal(d) + sm.LowRank(u[:, None], u[:, None])
+    np.testing.assert_allclose(A @ sm.solve(A, np.ones(n)), 1, rtol=1e-13)
+
+
+def test_other_sums_have_no_rule(rng):
+    c, b = rng.standard_normal(6), np.ones(6)
+    L = sm.LowRank(rng.standard_normal((6, 1)), rng.standard_normal((6, 1)))
+    for A in (sm.Circulant(c) + sm.Diagonal(c), sm.Circulant(c) + sm.Diagonal(c) + L,
+              sm.Kronecker(np.eye(2), np.ones((3, 3))) + sm.Circulant(c)):  # fmt: skip
+        for f in (lambda A: sm.solve(A, b), sm.inverse, sm.slogdet):
+            with pytest.raises(sm.UnsupportedError) as caught:
+                f(A)
+            assert len(re.split(", or ", caught.value.args[4])) == 2
+
+
+def test_several_low_rank_terms_are_one(rng):
+    U, V = rng.standard_normal((2, 8, 2)), rng.standard_normal((2, 8, 2))
+    D = sm.Diagonal(3 + rng.random(8))
+    A = sm.Sum._of(terms=(sm.LowRank(U[0], V[0]), D, sm.LowRank(U[1].astype("float32"), V[1].astype("float32"))))
+    x = sm.solve(A, np.ones(8))
+    np.testing.assert_allclose(A.to_dense() @ x, 1, rtol=1e-11)
+
+
+def test_nested_and_mixed(rng):
+    """Scaled sums, real sums with complex right-hand sides, sums with low rank inside a product."""
+    n = 9
+    A = sm.Circulant(np.r_[4.0, rng.standard_normal(n - 1) / 3]) + sm.LowRank(
+        rng.standard_normal((n, 2)), rng.standard_normal((n, 2))
+    )
+    D = A.to_dense()
+    b = rng.standard_normal((n, 2)) + 1j * rng.standard_normal((n, 2))
+    np.testing.assert_allclose(D @ sm.solve(A, b), b, rtol=1e-11)
+    np.testing.assert_allclose(3 * D @ sm.solve(3 * A, b), b, rtol=1e-11)
+    np.testing.assert_allclose(D @ D @ sm.solve(sm.Product._of(factors=(A, A)), b), b, rtol=1e-10)
+    np.testing.assert_allclose(D.T @ sm.solve(A.T, b), b, rtol=1e-11)
+    np.testing.assert_allclose(sm.Inverse(A) @ b, sm.solve(A, b), rtol=1e-14)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "complex128"])
+def test_gradients(dtype, rng):
+    torch = pytest.importorskip("torch")
+    arrays = [torch.asarray(normal(rng, s, dtype)) for s in ((5,), (5, 2), (5, 2), (5, 2))]
+    arrays[0] = arrays[0] + 3
+    arrays = [a.requires_grad_() for a in arrays]
+
+    def make(d, U, V):
+        return sm.Diagonal(d) + sm.LowRank(U, V)
+
+    for f in (lambda b, *a: sm.solve(make(*a), b), lambda b, *a: sm.inverse(make(*a)).to_dense(),
+              lambda b, *a: sm.slogdet(make(*a)).logabsdet):  # fmt: skip
+        assert torch.autograd.gradcheck(f, [arrays[3], *arrays[:3]])
+
+
+def test_the_factorization_is_remembered(rng, monkeypatch):
+    from sepmat.linalg import solve
+
+    n, count = 30, [0]
+    rule = solve.rules[sm.Diagonal]
+    A = sm.Diagonal(2 + rng.random(n)) + sm.LowRank(rng.standard_normal((n, 4)), rng.standard_normal((n, 4)))
+
+    def counting(D, b):
+        count[0] += b.shape[1]
+        return rule(D, b)
+
+    monkeypatch.setitem(solve.rules, sm.Diagonal, counting)
+    sm.solve(A, np.ones(n))
+    first = count[0]
+    sm.solve(A, np.ones(n))
+    assert count[0] - first <= 3 < first  # the formula once and one or two steps of refinement
