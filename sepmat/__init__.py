@@ -5,6 +5,7 @@ from .algebra import distance, hadamard, inner, partial_trace
 from .als_solve import als_solve
 from .approximate import approximate
 from .basic import Dense, Diagonal, Identity
+from .cauchy_like import Factorization
 from .compress import compress
 from .compress_displacement import compress_displacement
 from .displacement import LowDisplacementRank, displacement, displacement_rank, shift

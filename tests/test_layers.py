@@ -29,6 +29,7 @@ LAYERS = {
     "algebra": (3, 4),
     "woodbury": (3, 2),
     "displacement": (3, 2),
+    "cauchy_like": (3, 3),
     "expressivity": (3, 3),
     "fit": (4, 0),
     "compress_displacement": (4, 1),

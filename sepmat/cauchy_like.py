@@ -1,0 +1,336 @@
+"""Solving with Toeplitz, Hankel and low-displacement-rank matrices: O(n² r), then refined; and their inverses.
+
+One elimination (kernels/cauchy.py) gives A⁻¹ b and the generators of A⁻¹, which is of low displacement rank too:
+Z_1 A − A Z_{-1} = P Qᵀ implies Z_{-1} A⁻¹ − A⁻¹ Z_1 = −(A⁻¹P)(A⁻ᵀQ)ᵀ. Every further solve costs products only.
+"""
+
+import dataclasses
+import math
+import warnings
+from typing import Any
+
+from . import _array, _check
+from ._array import Array
+from .displacement import LowDisplacementRank
+from .errors import ConditionWarning, PrecisionWarning, ShapeError
+from .kernels.cauchy import Solved, displacement_solve, toeplitz_generators, toeplitz_solve
+from .linalg import factorize, inverse, singular, slogdet, solve
+from .matrix import Product, StructuredMatrix
+from .toeplitz import Hankel, Toeplitz
+
+__all__ = ["Factorization"]
+
+STEPS = 6  # of refinement at most
+GOAL = 0.5  # residual / (n u ‖A‖₂ ‖x‖) at which it ends; 1 is promised
+LIMIT = 30.0  # and beyond which a result comes with a warning
+PROBES = 2  # random vectors that estimate norms
+
+Displaced = Toeplitz | Hankel | LowDisplacementRank
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Factorization:
+    """A square matrix and its inverse, as `factorize` returns them: what solves with it many times.
+
+    matrix: A. inverse: A⁻¹, a structured matrix (of a Toeplitz matrix a LowDisplacementRank of two terms). rcond: about
+    1 / (‖A‖₁ ‖A⁻¹‖₁).
+
+    >>> import numpy as np, sepmat as sm
+    >>> F = sm.factorize(sm.Toeplitz([3.0, 1.0, 0.5], [3.0, 2.0, 1.0])); F
+    Factorization(Toeplitz(3×3), rcond=2.3e-01)
+    >>> bool(np.allclose(F.matrix @ F.solve(np.arange(3.0)), np.arange(3.0)))
+    True
+    """
+
+    matrix: Displaced
+    inverse: StructuredMatrix
+    rcond: float
+
+    def solve(self, b: Any) -> Array:
+        """x with A x = b, b of shape (n,) or (n, k): x = A⁻¹ b, refined with products of A and A⁻¹."""
+        where, A = "Factorization.solve", self.matrix
+        b = _check.as_array(b, where, "b", like=A.arrays()[0])
+        if b.ndim not in (1, 2) or b.shape[0] != A.shape[0]:
+            expected = f"({A.shape[0]},) or ({A.shape[0]}, k)"
+            raise ShapeError(where, "b", f"shape {tuple(b.shape)}", expected, "Check the sizes")
+        _check.check_finite(b, where, "b")
+        dtype = A.xp.result_type(A.dtype, _check.check_full_precision(b, where, "b").dtype)
+        with _array.quiet():
+            columns = _array.astype(b if b.ndim == 2 else b[:, None], dtype)
+            if not A.shape[0]:
+                return _array.copy(b)
+            S, k = _scaled(A)
+            x = _refined(A.astype(dtype), columns, S, k, self.inverse._scale(_power(self.inverse, k)))
+        return x if b.ndim == 2 else x[:, 0]
+
+    def __repr__(self) -> str:
+        return f"Factorization({self.matrix._name()}, rcond={self.rcond:.1e})"
+
+
+# elimination --------------------------------------------------------------------------------------------------------------
+
+
+def _eliminate(A: Displaced, rhs: Array) -> Solved:
+    """A⁻¹ rhs, of a plain A. A LowDisplacementRank has P = G, Q = 2 J H."""
+    if isinstance(A, Toeplitz):
+        return toeplitz_solve(A.c, A.r, rhs)
+    if isinstance(A, Hankel):
+        found = _eliminate(_toeplitz(A), rhs)
+        return found._replace(x=_flip(found.x))
+    if not A.terms:
+        return Solved(rhs, 0.0, -math.inf)
+    if not A.transposed:
+        return displacement_solve(A.g, 2 * _flip(A.h), rhs)
+    # W' = J Wᵀ J: Z_{-1} W' − W' Z_1 = −(J Q)(J P)ᵀ
+    found = displacement_solve(-2 * A.h, _flip(A.g), _flip(rhs), half=True)
+    return found._replace(x=_flip(found.x))
+
+
+def _solved(A: Displaced, rhs: Array, where: str) -> Array:
+    found = _eliminate(A, rhs)
+    if found.logabs == -math.inf:
+        raise singular(A, where, "a pivot is 0")
+    return found.x
+
+
+def _invert(A: Displaced, where: str, rhs: Array) -> tuple[StructuredMatrix, Array]:
+    """A⁻¹ of a plain A, and A⁻¹ rhs. It loses κ(A)² u, because it is quadratic in columns that lose κ(A) u."""
+    xp = A.xp
+    if isinstance(A, Hankel):
+        M, x = _invert(_toeplitz(A), where, rhs)
+        return Product._of(factors=(_exchange(M), M)), _flip(x)
+    if isinstance(A, Toeplitz):
+        P, _ = toeplitz_generators(A.c, A.r)
+        found = _solved(A, xp.concat((P, rhs), axis=1), where)
+        X, x = found[:, :2], found[:, 2:]
+        # T is persymmetric: T⁻ᵀ [p, e_{n-1}] = J T⁻¹ [J p, e_0], and J p = 2 T e_0 − q
+        G = 0.5 * xp.stack((2 * P[:, 0] - X[:, 1], X[:, 0]), axis=1)
+        return LowDisplacementRank._of(g=G, h=X, corner=A.shape, transposed=False), x
+    if A.transposed:
+        M, _ = _invert(_turned(A), where, rhs[:, :0])
+        return M.T, _solved(A, rhs, where)
+    r = A.terms
+    found = _solved(A, xp.concat((A.g, rhs), axis=1), where)
+    X, x = found[:, :r], found[:, r:]
+    Y = _solved(_turned(A), 2 * _flip(A.h), where)
+    # A⁻¹ = Σ Z_{-1}(X) Z_1(J Y / 2), the transposes of circulants whose first columns are these
+    g, h = 0.5 * _flip(Y), X
+    g, h = xp.concat((g[:1, :], _flip(g[1:, :])), axis=0), xp.concat((h[:1, :], -_flip(h[1:, :])), axis=0)
+    return LowDisplacementRank._of(g=g, h=h, corner=A.shape, transposed=True), x
+
+
+def _turned(A: LowDisplacementRank) -> LowDisplacementRank:
+    return LowDisplacementRank._of(g=A.g, h=A.h, corner=A.corner, transposed=not A.transposed)
+
+
+def _toeplitz(A: Hankel) -> Toeplitz:
+    """T with A = T J: the columns in reverse order."""
+    h, n = A._diagonals(), A.shape[0]
+    return Toeplitz._of(c=h[n - 1 :], tail=_flip(h[: n - 1]))
+
+
+def _exchange(A: StructuredMatrix) -> Hankel:
+    """J, the identity with its columns in reverse order."""
+    xp, n = A.xp, A.shape[0]
+    last = xp.astype(xp.arange(n, dtype=xp.int64, device=A.device) == n - 1, A.dtype)
+    return Hankel._of(c=last, tail=None)
+
+
+def _flip(X: Array) -> Array:
+    return _array.array_namespace(X).flip(X, axis=0)
+
+
+# the rules ----------------------------------------------------------------------------------------------------------------
+
+
+def _full(A: StructuredMatrix, function: Any) -> None:
+    if isinstance(A, LowDisplacementRank) and A.g.shape[0] != A.shape[0]:
+        raise function.unsupported(A, "no rule for a corner")
+
+
+def _scaled(A: Displaced) -> tuple[Displaced, int]:
+    """(A / 2^k in double precision, without gradients and with entries near 1, k)."""
+    plain: Any = A.map(lambda a: _array.double(_array.stop_gradient(a)))
+    if not isinstance(plain, LowDisplacementRank):
+        k = _array.exponent(plain._diagonals())
+        return plain.map(lambda a: _array.ldexp(a, -k)), k
+    k, l = _array.exponent(plain.g), _array.exponent(plain.h)
+    g, h = _array.ldexp(plain.g, -k), _array.ldexp(plain.h, -l)
+    return plain._of(g=g, h=h, corner=plain.shape, transposed=plain.transposed), k + l
+
+
+def _power(A: StructuredMatrix, k: int) -> Array:
+    return A.xp.asarray(2.0 ** max(-1000, min(1000, k)), dtype=A.dtype, device=A.device)
+
+
+def _found(A: Displaced, S: Displaced, where: str, rhs: Array) -> tuple[StructuredMatrix, float, Array]:
+    """S⁻¹, rcond, S⁻¹ rhs before refinement; SingularMatrixError where rcond < n u.
+
+    ‖S⁻¹‖ is estimated from below by random right-hand sides of the same elimination, which are right even when S⁻¹ as a
+    matrix has no digits left.
+    """
+    n = A.shape[0]
+    probes = _array.normal(_check.as_generator(0, "solve"), (n, PROBES), S.arrays()[0])
+    both = (
+        _array.astype(X, A.xp.result_type(rhs.dtype, S.dtype))
+        for X in (probes, _array.double(_array.stop_gradient(rhs)))
+    )
+    M, x = _invert(S, where, A.xp.concat(tuple(both), axis=1))
+    size = _one_norm(S) * _array.to_float(_array.frobenius(x[:, :PROBES])) / _array.to_float(_array.frobenius(probes))
+    rcond = 1.0 / size if 0 < size < math.inf else 0.0
+    _check.check_rcond(rcond, n, _array.unit_roundoff(A.xp, A.dtype), where, f"A ({A._name()})")
+    return M, rcond, x[:, PROBES:]
+
+
+def _solve(A: Displaced, b: Array) -> Array:
+    """Elimination, then refinement; the inverse's generators are part of the same elimination."""
+    _full(A, solve)
+    if not A.shape[0]:
+        return _array.copy(b)
+    S, k = _scaled(A)
+    M, _, x = _found(A, S, "solve", b)
+    return _refined(A, b, S, k, M, x)
+
+
+def _factorize(A: Displaced, where: str = "factorize") -> Factorization:
+    """A⁻¹ in double precision."""
+    _full(A, factorize)
+    if any(_array.is_torch(a) and a.requires_grad for a in A.arrays()):
+        raise inverse.unsupported(A, "no gradient of the inverse (sm.solve(A, b) has one)")
+    S, k = _scaled(A)
+    nothing = A.xp.zeros((A.shape[0], 0), dtype=S.dtype, device=A.device)
+    if not A.shape[0]:
+        none = LowDisplacementRank._of(g=nothing, h=nothing, corner=A.shape, transposed=False)
+        return Factorization(A, Product._of(factors=(S, none)) if isinstance(S, Hankel) else none, 1.0)
+    M, rcond, _ = _found(A, S, where, nothing)
+    return Factorization(A, M._scale(_power(M, -k)), rcond)
+
+
+def _inverse(A: Displaced) -> StructuredMatrix:
+    """A⁻¹ in the dtype of A; a ConditionWarning where fewer than half of its digits are left."""
+    F = _factorize(A, "inverse")
+    lost = _array.unit_roundoff(A.xp, F.inverse.dtype) / max(F.rcond, 2.0**-500) ** 2
+    if A.shape[0] and lost > math.sqrt(_array.unit_roundoff(A.xp, A.dtype)):
+        _lossy(A, F)
+    return F.inverse.astype(A.dtype)
+
+
+def _slogdet(A: Displaced) -> tuple[Array, Array]:
+    """From the pivots; det J = (−1)^{n(n−1)/2}. The sign of a real determinant is that of the real part."""
+    _full(A, slogdet)
+    xp, n = A.xp, A.shape[0]
+    if any(_array.is_torch(a) and a.requires_grad for a in A.arrays()):
+        raise slogdet.unsupported(A, "no gradient through the elimination")
+    S, k = _scaled(A)
+    found, swaps = Solved(None, 1.0, 0.0), 0
+    if isinstance(S, LowDisplacementRank):
+        found = _eliminate(S, S.g) if n else found
+    elif n:
+        swaps = n * (n - 1) // 2 if isinstance(S, Hankel) else 0
+        T = _toeplitz(S) if isinstance(S, Hankel) else S
+        found = displacement_solve(*toeplitz_generators(T.c, T.r), T.c[:, None])
+    sign = found.sign if A._is_complex else math.copysign(1.0, found.sign.real) if found.sign else 0.0
+    real = {"dtype": _array.real_dtype(xp, A.dtype), "device": A.device}
+    logabs = xp.asarray(found.logabs + n * k * math.log(2.0), **real)
+    return xp.asarray((-1) ** swaps * sign, dtype=A.dtype, device=A.device), logabs
+
+
+for _cls in (Toeplitz, Hankel, LowDisplacementRank):
+    solve.rules[_cls], inverse.rules[_cls], factorize.rules[_cls] = _solve, _inverse, _factorize
+    slogdet.rules[_cls] = _slogdet
+
+
+# refinement ---------------------------------------------------------------------------------------------------------------
+
+
+def _refined(A: StructuredMatrix, b: Array, S: Displaced, k: int, M: StructuredMatrix, x: Array | None = None) -> Array:
+    """x with A x = b to the round-off, A = 2^k S, by steps x + M (b − S x), from x or M b; M is S⁻¹.
+
+    Where one step is not enough, M is too rough (κ² u near 1) and the residual is eliminated anew. Gradients of A and b come from two steps
+    with M and x held fixed, which have the right first and second derivatives.
+    """
+    rhs = _array.double(_array.stop_gradient(b))
+    scale = A.shape[0] * _array.unit_roundoff(A.xp, A.dtype) * _norm(S)
+
+    def judged(x: Array) -> tuple[Array, Array, float]:
+        rest = rhs - S @ x
+        return x, rest, _worst(rest, x, scale)
+
+    eliminated = x is not None
+    x, rest, reached = judged(M @ rhs if x is None else x)
+    for _ in range(STEPS):
+        if reached <= GOAL:
+            break
+        step = judged(x + M @ rest)
+        if not step[-1] <= GOAL:
+            step = judged(x + _solved(S, rest, "solve") if eliminated else _solved(S, rhs, "solve"))
+            eliminated, reached = True, reached if eliminated else math.inf
+        if not step[-1] < reached:
+            break
+        x, rest, reached = step
+    if not reached <= LIMIT:
+        _rough(A, reached)
+    x = _array.astype(_array.ldexp(x, -k), b.dtype)
+    if any(_array.is_torch(a) and a.requires_grad for a in (*A.arrays(), b)):
+        N = M._scale(_power(M, -k)).astype(b.dtype)
+        for _ in range(2):
+            x = x + N @ (b - A @ x)
+    return x
+
+
+def _worst(rest: Array, x: Array, scale: float) -> float:
+    """The largest ‖r‖ / (scale ‖x‖) of the columns."""
+    xp = _array.array_namespace(rest)
+    if not _array.size(rest):
+        return 0.0
+    top, bottom = _array.frobenius(rest, axis=0), scale * _array.frobenius(x, axis=0)
+    ratio = xp.where(top > 0, top / xp.where(bottom > 0, bottom, top * 2.0**-53), xp.zeros_like(top))
+    return _array.to_float(xp.max(xp.where(xp.isnan(ratio), xp.ones_like(ratio) * math.inf, ratio)))
+
+
+def _norm(A: StructuredMatrix) -> float:
+    """About ‖A‖_F / √n, which is at most ‖A‖₂."""
+    V = _array.normal(_check.as_generator(0, "solve"), (A.shape[1], PROBES), A.arrays()[0])
+    return _array.to_float(_array.frobenius(A @ V)) / math.sqrt(PROBES * A.shape[0])
+
+
+def _one_norm(A: StructuredMatrix) -> float:
+    """A lower bound of ‖A‖₁ that is rarely below a third of it, from at most 5 products with A and Aᴴ (Hager 1984)."""
+    xp, n, H = A.xp, A.shape[0], A.H
+    x = xp.ones((n,), dtype=A.dtype, device=A.device) / n
+    best, seen = 0.0, -1
+    for _ in range(5):
+        y = A @ x
+        size = xp.abs(y)
+        total = _array.to_float(xp.sum(size))
+        if not total > best:
+            break
+        best = total
+        unit = xp.where(
+            size > 0, y / _array.astype(xp.where(size > 0, size, xp.ones_like(size)), y.dtype), xp.ones_like(y)
+        )
+        z = xp.abs(H @ unit)
+        j = int(xp.argmax(z))
+        if j == seen:
+            break
+        seen = j
+        x = xp.astype(xp.arange(n, dtype=xp.int64, device=A.device) == j, A.dtype)
+    return best
+
+
+def _rough(A: StructuredMatrix, reached: float) -> None:
+    warnings.warn(
+        f"solve: the residual with A ({A._name()}) is {reached:.0f} n u ‖A‖ ‖x‖ after refinement, not 1; use "
+        "sm.solve(sm.Dense(A.to_dense()), b), or add s * Identity(n)",
+        PrecisionWarning,
+        stacklevel=5,
+    )
+
+
+def _lossy(A: StructuredMatrix, F: Factorization) -> None:
+    warnings.warn(
+        f"inverse: A ({A._name()}) has rcond {F.rcond:.1e}, and few digits of the inverse of a matrix of low displacement "
+        "rank are left; use sm.factorize(A).solve(b), which refines",
+        ConditionWarning,
+        stacklevel=5,
+    )

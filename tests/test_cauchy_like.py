@@ -1,0 +1,286 @@
+"""Solving by displacement: the elimination against dense solves, the seven families of Toeplitz matrices, inverses,
+factorizations, determinants, gradients; and what must not happen: a dense matrix, a wrong answer without a word."""
+
+import tracemalloc
+import warnings
+
+import numpy as np
+import pytest
+import scipy.linalg
+from conftest import check, host, namespace
+
+import sepmat as sm
+from sepmat.kernels import cauchy
+
+U = 2.0**-53
+
+
+def toeplitz(kind, n, rng):
+    """First column and row of the families of Toeplitz matrices on which solvers differ."""
+    k = np.arange(n)
+    c, r = rng.standard_normal(n), rng.standard_normal(n)
+    if kind == "symmetric indefinite":
+        r = c
+    elif kind == "positive definite, rank 12 + ε":
+        angles, weights = rng.uniform(0, np.pi, 6), 10.0 ** rng.uniform(-3, 0, 6)
+        c = (weights[:, None] * np.cos(np.outer(angles, k))).sum(axis=0)
+        c[0] += 10.0 ** rng.uniform(-9, -1)
+        r = c
+    elif kind == "tiny t_0":
+        c[0] = 10.0 ** rng.uniform(-15, -8)
+    elif kind == "second leading minor singular to 1e-12":
+        c[0], r[1] = 1.0, (1 + 1e-12) / c[1]
+    elif kind == "decaying":
+        c, r = c * (1.0 + k) ** -1.1, r * (1.0 + k) ** -1.1
+        c[0] = 2.0
+    elif kind == "Gaussian kernel + 1e-12":
+        c = np.exp(-((k / rng.uniform(1, 4)) ** 2) / 2)
+        c[0] += 1e-12
+        r = c
+    r = r.copy()
+    r[0] = c[0]
+    return c, r
+
+
+FAMILIES = [
+    "general",
+    "symmetric indefinite",
+    "positive definite, rank 12 + ε",
+    "tiny t_0",
+    "second leading minor singular to 1e-12",
+    "decaying",
+    "Gaussian kernel + 1e-12",
+]
+
+
+def residual(T, x, b):
+    """‖b − T x‖ / (‖T‖₂ ‖x‖), which B14 bounds by n u."""
+    return np.linalg.norm(b - T @ x), np.linalg.norm(T, 2) * np.linalg.norm(x)
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_b14_on_the_seven_families(kind, rng):
+    """Residuals of at most 1 n u, as Toeplitz, Hankel and LowDisplacementRank; Levinson's are up to 3e13 n u."""
+    for _ in range(6):
+        n = int(rng.integers(8, 401))
+        c, r = toeplitz(kind, n, rng)
+        T, A = scipy.linalg.toeplitz(c, r), sm.Toeplitz(c, r)
+        for b in (T @ rng.standard_normal(n), rng.standard_normal(n)):
+            for x in (sm.solve(A, b), sm.solve(sm.convert(A, sm.LowDisplacementRank), b), sm.factorize(A).solve(b)):
+                check(*residual(T, x, b), n, "float64", f"B14 {kind}")
+            H = sm.Hankel(T[:, -1], T[-1, ::-1])
+            check(*residual(T[:, ::-1], sm.solve(H, b), b), n, "float64", f"B14 {kind}")
+
+
+@pytest.mark.parametrize("kind", ["unit", "half", "cosine"])
+@pytest.mark.parametrize("n", [1, 2, 3, 17, 64, 101])
+def test_the_elimination_is_that_of_the_dense_matrix(kind, n, xp, rng):
+    """C built entry by entry from its nodes; panels, and the reference column by column."""
+    k, l = np.arange(n)[:, None], np.arange(n)[None, :]
+    w = -2j * np.pi / n
+    gap = {
+        "unit": lambda: np.exp(w * k) - np.exp(w * (l + 0.5)),
+        "half": lambda: np.exp(w * (k + 0.5)) - np.exp(w * l),
+        "cosine": lambda: -4 * np.sin((k + l + 0.5) * np.pi / 2 / n) * np.sin((k - l - 0.5) * np.pi / 2 / n),
+    }[kind]()
+    draw = rng.standard_normal if kind == "cosine" else lambda s: rng.standard_normal(s) + 1j * rng.standard_normal(s)
+    G, B, rhs = draw((n, 3)), draw((3, n)), draw((n, 2))
+    C = (G @ B) / gap
+    sign, logabs = np.linalg.slogdet(C)
+    kappa = np.linalg.cond(C)
+    for kernel in ("panels", "reference"):
+        if kernel == "panels" and xp.__name__.endswith("strict"):
+            continue
+        found = cauchy.cauchy_solve(xp.asarray(G), xp.asarray(B), xp.asarray(rhs), kind, kernel=kernel)
+        x = host(found.x)
+        scale = np.linalg.norm(C, 2) * np.linalg.norm(x) * n
+        check(np.linalg.norm(rhs - C @ x), scale, 30, "float64", f"Cauchy-like, {kernel}")
+        check(abs(found.logabs - logabs) + abs(found.sign - sign), n * n * kappa, 30, "float64", "Cauchy-like det")
+
+
+def test_narrow_panels_and_many_segments(rng):
+    """Pivots that fall from column to column, at sizes where the substitution goes through several segments."""
+    n = 700
+    c = np.exp(-((np.arange(n) / 3) ** 2) / 2)
+    c[0] += 1e-10
+    T = scipy.linalg.toeplitz(c)
+    b = T @ rng.standard_normal(n)
+    check(*residual(T, sm.solve(sm.Toeplitz(c), b), b), n, "float64", "B14 n = 700")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "complex64", "complex128"])
+@pytest.mark.parametrize("n", [1, 2, 7, 64, 97])
+def test_every_library_and_dtype(xp, dtype, n, rng):
+    def draw(*shape):
+        x = rng.standard_normal(shape)
+        return (x + 1j * rng.standard_normal(shape) if dtype.startswith("c") else x).astype(dtype)
+
+    c, r, G, H, b = draw(n), draw(n), draw(n, 2), draw(n, 2), draw(n, 3)
+    r[0] = c[0]
+    W = sm.LowDisplacementRank(xp.asarray(G), xp.asarray(H))
+    for A in (sm.Toeplitz(xp.asarray(c), xp.asarray(r)), W, W.T):
+        D = host(A.to_dense()).astype("complex128")
+        x = sm.solve(A, xp.asarray(b))
+        assert str(x.dtype).endswith(dtype) and type(x) is type(xp.asarray(b))
+        error = np.linalg.norm(b - D @ host(x), axis=0)
+        scale = np.linalg.norm(D, 2) * np.linalg.norm(host(x), axis=0) + np.linalg.norm(b, axis=0) / n
+        check(error, scale, 2 * n, dtype, "B14, all dtypes")
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 30, 64])
+@pytest.mark.parametrize("complex_", [False, True])
+def test_the_inverse_has_as_many_terms(n, complex_, rng):
+    """Two of a Toeplitz matrix, r of r; and inverting twice comes back."""
+
+    def draw(*shape):
+        x = rng.standard_normal(shape)
+        return x + 1j * rng.standard_normal(shape) if complex_ else x
+
+    c, r = draw(n), draw(n)
+    r[0] = c[0]
+    for A, terms in ((sm.Toeplitz(c, r), 2), (sm.LowDisplacementRank(draw(n, 3), draw(n, 3)), 3)):
+        D = A.to_dense()
+        M, kappa = sm.inverse(A), np.linalg.cond(D)
+        assert type(M) is sm.LowDisplacementRank and M.terms == terms
+        # quadratic in columns that lose κ u each
+        check(np.linalg.norm(M.to_dense() @ D - np.eye(n)), kappa**2 * n, 30, "float64", "inverse by displacement")
+        back = sm.inverse(M).to_dense()
+        check(np.linalg.norm(back - D) / np.linalg.norm(D), kappa**3 * n, 30, "float64", "inverse twice")
+        check(np.linalg.norm(sm.inverse(A.T).to_dense() - M.to_dense().T), kappa**2 * n * np.linalg.norm(M.to_dense()), 30,
+              "float64", "inverse of the transpose")  # fmt: skip
+
+
+def test_the_inverse_says_when_its_digits_are_gone():
+    c = np.exp(-(np.arange(60.0) ** 2) / 8)
+    c[0] += 1e-9
+    with pytest.warns(sm.ConditionWarning, match=r"inverse: A \(Toeplitz\(60×60\)\) has rcond .*factorize"):
+        sm.inverse(sm.Toeplitz(c))
+
+
+def test_a_factorization_solves_many_times(rng):
+    n = 120
+    c, r = toeplitz("general", n, rng)
+    T, F = scipy.linalg.toeplitz(c, r), sm.factorize(sm.Toeplitz(c, r))
+    assert repr(F).startswith("Factorization(Toeplitz(120×120), rcond=")
+    true = 1 / np.linalg.cond(T, 1)
+    assert true / 3 <= F.rcond <= 3 * n * true  # from below by random right-hand sides
+    for shape in ((n,), (n, 0), (n, 1), (n, 7)):
+        b = rng.standard_normal(shape)
+        x = F.solve(b)
+        assert x.shape == shape
+        if x.size:
+            check(np.linalg.norm(b - T @ x), np.linalg.norm(T, 2) * np.linalg.norm(x), n, "float64", "B14 factorized")
+    complex_b = rng.standard_normal(n) + 1j * rng.standard_normal(n)
+    check(*residual(T, F.solve(complex_b), complex_b), n, "float64", "B14 factorized")
+    for wrong in (np.ones(n + 1), np.ones((2, n)), np.ones((n, 1, 1))):
+        with pytest.raises(sm.ShapeError, match=r"Factorization.solve: b: shape .*expected \(120,\) or \(120, k\)"):
+            F.solve(wrong)
+    with pytest.raises(sm.NonFiniteError, match=r"Factorization.solve: b"):
+        F.solve(np.full(n, np.nan))
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-150, 1e150, 1e300])
+def test_any_scale(scale, rng):
+    n = 40
+    c, r = toeplitz("general", n, rng)
+    b = rng.standard_normal(n)
+    x = sm.solve(sm.Toeplitz(c, r), b)
+    y = sm.solve(sm.Toeplitz(c * scale, r * scale), b * scale)
+    kappa = np.linalg.cond(scipy.linalg.toeplitz(c, r))
+    check(np.linalg.norm(x - y), kappa * n * np.linalg.norm(x), 4, "float64", "scaled solve")
+    W = sm.LowDisplacementRank(rng.standard_normal((n, 2)) * scale, rng.standard_normal((n, 2)))
+    y = sm.solve(W, b * scale)
+    kappa = np.linalg.cond(W.to_dense() / scale)
+    check(np.linalg.norm(W @ y / scale - b), kappa * n * np.linalg.norm(b), 4, "float64", "scaled solve")
+
+
+def singular_matrices():
+    n = 12
+    ones = np.ones(n)
+    yield "ones", sm.Toeplitz(ones)
+    yield "zero", sm.Toeplitz(np.zeros(n))
+    yield "no terms", sm.LowDisplacementRank(np.zeros((n, 0)), np.zeros((n, 0)))
+    yield "rank one", sm.convert(sm.LowRank(ones[:, None], ones[:, None]), sm.LowDisplacementRank)
+    yield "nilpotent", sm.Toeplitz(np.eye(n)[1], np.zeros(n))
+    yield "Hankel", sm.Hankel(ones, ones)
+
+
+@pytest.mark.parametrize(("name", "A"), list(singular_matrices()), ids=lambda v: v if isinstance(v, str) else "")
+def test_singular_is_said(name, A):
+    for f in (lambda: sm.solve(A, np.ones(12)), lambda: sm.inverse(A), lambda: sm.factorize(A)):
+        with pytest.raises(sm.SingularMatrixError, match="rcond"):
+            f()
+    assert float(sm.slogdet(A).logabsdet) < -20
+
+
+def test_corners_and_rectangles_are_refused():
+    W = sm.LowDisplacementRank(np.ones((6, 1)), np.ones((6, 1)), shape=(4, 6))
+    with pytest.raises(sm.ShapeError, match="expected a square matrix"):
+        sm.solve(W, np.ones(4))
+    with pytest.raises(sm.ShapeError, match="expected a square matrix"):
+        sm.inverse(sm.Toeplitz(np.ones(3), np.ones(4)))
+
+
+def test_determinants(rng):
+    """Signs are exact and logarithms keep n² κ u, at odd, even and prime sizes."""
+    for n in (1, 2, 3, 4, 5, 8, 31, 64):
+        for complex_ in (False, True):
+            x = rng.standard_normal((6, n)) + (1j * rng.standard_normal((6, n)) if complex_ else 0)
+            x[1, 0] = x[0, 0]
+            W = sm.LowDisplacementRank(x[2:4].T, x[4:6].T)
+            for A in (sm.Toeplitz(x[0], x[1]), sm.Hankel(x[0][::-1], x[1]), W, W.T):
+                D = A.to_dense()
+                (sign, logabs), (s, l) = sm.slogdet(A), np.linalg.slogdet(D)
+                check(abs(logabs - l) + abs(sign - s), n * n * np.linalg.cond(D), 30, "float64", "slogdet by pivots")
+
+
+def test_gradients():
+    """First and second derivatives of a solve, against finite differences."""
+    torch = pytest.importorskip("torch")
+    g = torch.Generator().manual_seed(0)
+    c, r, b = (torch.randn(4, generator=g, dtype=torch.float64, requires_grad=True) for _ in range(3))
+    G, H = (torch.randn(4, 2, generator=g, dtype=torch.float64, requires_grad=True) for _ in range(2))
+
+    def toeplitz_solution(c, tail, b):
+        return sm.solve(sm.Toeplitz(c, torch.cat((c[:1], tail[1:]))), b)
+
+    def displaced_solution(G, H, b):
+        return sm.solve(sm.LowDisplacementRank(G, H), b)
+
+    for f, inputs in ((toeplitz_solution, (c, r, b)), (displaced_solution, (G, H, b))):
+        assert torch.autograd.gradcheck(f, inputs)
+        assert torch.autograd.gradgradcheck(f, inputs, fast_mode=True)
+    with pytest.raises(sm.UnsupportedError, match="gradient"):
+        sm.inverse(sm.Toeplitz(c))
+
+
+def test_torch_and_numpy_agree(rng):
+    torch = namespace("torch")
+    c, r = toeplitz("general", 50, rng)
+    b = rng.standard_normal(50)
+    x, y = sm.solve(sm.Toeplitz(c, r), b), sm.solve(sm.Toeplitz(torch.asarray(c), torch.asarray(r)), torch.asarray(b))
+    np.testing.assert_allclose(host(y), x, rtol=1e-9)
+
+
+def test_memory_stays_far_below_the_matrix(rng):
+    """n = 3000: C alone would be 144 MB as complex numbers and 72 MB as real ones."""
+    n = 3000
+    c, r = toeplitz("general", n, rng)
+    T, b = sm.Toeplitz(c, r), rng.standard_normal(n)
+    tracemalloc.start()
+    sm.solve(T, b)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 8 * n * n / 5, f"{peak / 1e6:.0f} MB"
+
+
+def test_nothing_is_warned_of_and_the_input_is_untouched(rng):
+    c, r = toeplitz("general", 33, rng)
+    b = rng.standard_normal(33)
+    copies = [x.copy() for x in (c, r, b)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        x = sm.solve(sm.Toeplitz(c, r), b)
+    for a, before in zip((c, r, b), copies, strict=True):
+        np.testing.assert_array_equal(a, before)
+    np.testing.assert_array_equal(x, sm.solve(sm.Toeplitz(c, r), b))  # every call repeats
