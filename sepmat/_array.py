@@ -221,6 +221,8 @@ def _range(dtype: Any) -> int:
 
 def ldexp(x: Array, exponent: int) -> Array:
     """x 2^exponent, exactly, in steps that stay inside the range of the dtype."""
+    if not exponent:
+        return x
     step = _range(x.dtype)
     while exponent:
         part = max(-step, min(step, exponent))

@@ -3,7 +3,7 @@
 import difflib
 import math
 import numbers
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -331,7 +331,7 @@ def count(indices: Sequence[int]) -> int:
     return len(indices)
 
 
-def check_length(x: Array, axis: int, n: int, name: str, where: str) -> None:
+def check_length(x: Array, axis: int, n: int, name: Callable[[], str], where: str) -> None:
     """x must have n entries along an axis to meet the matrix of that name."""
     if x.ndim and x.shape[axis] == n:
         return
@@ -344,7 +344,7 @@ def check_length(x: Array, axis: int, n: int, name: str, where: str) -> None:
         advice = "Use 2 * A to scale"
     elif len(shape) == 2 and axis == -2 and shape[-1] == n:
         advice = "Did you mean x.ravel() or x @ A" if shape[0] == 1 else "Did you mean A @ x.T or x @ A.T"
-    raise ShapeError(where, "x", f"shape {shape}", f"length {n} along axis {axis}: A is {name}", advice)
+    raise ShapeError(where, "x", f"shape {shape}", f"length {n} along axis {axis}: A is {name()}", advice)
 
 
 def as_choice(value: Any, choices: Sequence[str], where: str, name: str) -> str:

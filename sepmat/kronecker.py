@@ -54,7 +54,7 @@ class Kronecker(StructuredMatrix):
     def __init__(self, *factors: Any) -> None:
         object.__setattr__(self, "factors", as_factors(factors, "Kronecker"))
 
-    @property
+    @functools.cached_property
     def shape(self) -> tuple[int, int]:
         return (math.prod(int(F.shape[0]) for F in self.factors), math.prod(int(F.shape[1]) for F in self.factors))
 

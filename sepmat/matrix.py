@@ -33,7 +33,7 @@ class StructuredMatrix(abc.ABC):
     """
 
     __array_ufunc__ = None  # lets x @ A and 2 * A reach us when x is a NumPy array
-    _memo: dict[str, tuple[Any, Any]]
+    _memo: dict[Any, tuple[Any, Any]]
 
     # --- what a structure must say ------------------------------------------------------------------------------------
 
@@ -114,12 +114,16 @@ class StructuredMatrix(abc.ABC):
 
     def arrays(self) -> tuple[Array, ...]:
         """The stored arrays, in the order of the fields."""
-        found: tuple[Array, ...] | None = self.__dict__.get("_arrays")
-        if found is None:
-            found = self.__dict__["_arrays"] = tuple(
-                leaf for value in self._fields().values() for leaf in _leaves(value)
-            )
-        return found
+        return self._arrays
+
+    @functools.cached_property
+    def _arrays(self) -> tuple[Array, ...]:
+        return tuple(leaf for value in self._fields().values() for leaf in _leaves(value))
+
+    @functools.cached_property
+    def _tensors(self) -> tuple[Array, ...]:
+        """Those of the arrays that others may write to or take gradients of."""
+        return tuple(a for a in self._arrays if _array.is_torch(a))
 
     def map(self, fn: Callable[[Array], Array]) -> Self:
         """The same structure with fn applied to every stored array (a cast, a move, a conjugation)."""
@@ -130,7 +134,7 @@ class StructuredMatrix(abc.ABC):
         """The array API namespace of the stored arrays."""
         return _array.array_namespace(*self.arrays())
 
-    @property
+    @functools.cached_property
     def dtype(self) -> Any:
         first, *rest = self.arrays()
         return first.dtype if all(a.dtype == first.dtype for a in rest) else self.xp.result_type(first, *rest)
@@ -182,9 +186,9 @@ class StructuredMatrix(abc.ABC):
     def _is_complex(self) -> bool:
         return bool(self.xp.isdtype(self.dtype, "complex floating"))
 
-    def _remember(self, key: str, compute: Callable[[], Any]) -> Any:
+    def _remember(self, key: Any, compute: Callable[[], Any]) -> Any:
         """A value computed from the arrays once: idempotent, dropped by map and pickling, never data."""
-        versions = _array.versions(self.arrays())
+        versions = _array.versions(self._tensors) if self._tensors else ()
         if versions is None:
             return compute()
         memo = self.__dict__.get("_memo")
@@ -196,7 +200,7 @@ class StructuredMatrix(abc.ABC):
         return found[1]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in ("_memo", "_arrays")}
+        return self._fields()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update({name: _freeze(value) for name, value in state.items()})
@@ -222,9 +226,13 @@ class StructuredMatrix(abc.ABC):
     @final
     def T(self) -> "StructuredMatrix":
         """The transpose. `A.T.T is A` for data that is ours, so that a remembered spectrum serves both sides."""
-        if any(_array.is_torch(a) for a in self.arrays()):
+        if self._tensors:
             return self._transpose()
-        transposed: StructuredMatrix = self._remember("T", self._transpose)
+        transposed: StructuredMatrix = self._remember("T", self._linked_transpose)
+        return transposed
+
+    def _linked_transpose(self) -> "StructuredMatrix":
+        transposed = self._transpose()
         if transposed is not self:
             transposed.__dict__.setdefault("_memo", {}).setdefault("T", ((), self))
         return transposed
@@ -249,13 +257,13 @@ class StructuredMatrix(abc.ABC):
         """
         x = _check.as_array(x, "apply", "x", like=self.arrays()[0])
         if not x.ndim:
-            _check.check_length(x, -1, self.shape[1], self._name(), "apply")
+            _check.check_length(x, -1, self.shape[1], self._name, "apply")
         if not isinstance(axis, numbers.Integral) or not -x.ndim <= axis < x.ndim:
             raise ArgumentError(
                 "apply", "axis", repr(axis), f"an integer from {-x.ndim} to {x.ndim - 1}", "Use one of the axes of x"
             )
         axis = int(axis) % x.ndim
-        _check.check_length(x, axis, self.shape[1], self._name(), "apply")
+        _check.check_length(x, axis, self.shape[1], self._name, "apply")
         lead, trail = tuple(x.shape[:axis]), tuple(x.shape[axis + 1 :])
         with _array.quiet():
             if not trail:
@@ -269,13 +277,13 @@ class StructuredMatrix(abc.ABC):
             return _multiply(self, other)
         x = _check.as_array(other, "A @ x", "x", like=self.arrays()[0])
         axis = -1 if x.ndim == 1 else -2
-        _check.check_length(x, axis, self.shape[1], self._name(), "A @ x")
+        _check.check_length(x, axis, self.shape[1], self._name, "A @ x")
         with _array.quiet():
             return self._product(x, axis)
 
     def __rmatmul__(self, other: Any) -> Any:
         x = _check.as_array(other, "x @ A", "x", like=self.arrays()[0])
-        _check.check_length(x, -1, self.shape[0], self._name(), "x @ A")
+        _check.check_length(x, -1, self.shape[0], self._name, "x @ A")
         with _array.quiet():
             return self.T._product(x, -1)
 

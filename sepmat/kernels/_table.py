@@ -39,6 +39,8 @@ class KernelTable:
 
     def __call__(self, *args: Any, kernel: str | None = None) -> Any:
         if kernel is None:
-            return next(row for row in self.rows if row.accepts(*args)).run(*args)
+            for row in self.rows:
+                if row.accepts(*args):
+                    return row.run(*args)
         rows = {row.name: row for row in self.rows}
         return rows[as_choice(kernel, list(rows), self.__name__, "kernel")].run(*args)

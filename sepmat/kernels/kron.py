@@ -75,8 +75,9 @@ def _planned(factors: Sequence[Any], x: Any, axis: int) -> Any:
     if not p.flops:
         return _reference(factors, x, axis)
     if p.bytes > _check.PRODUCT_LIMIT:
-        where, advice = "kron_matmul", "Multiply fewer columns at a time"
-        _check.check_bytes(p.largest, x.itemsize, _check.PRODUCT_LIMIT, where, advice)
+        factor, m, _, before, after, *_ = p.largest
+        where, advice = f"kron_matmul (factor {factor})", "Multiply fewer columns at a time"
+        _check.check_bytes((before, m, after), x.itemsize, _check.PRODUCT_LIMIT, where, advice)
     y = _in_slabs(factors, p, x) if p.split else _run(factors, p.steps, x)
     return y.reshape((*lead, -1, *trail))
 

@@ -231,10 +231,9 @@ class Chain:
         return size * (factors + sum(s.numbers for s in self.steps))
 
     @functools.cached_property
-    def largest(self) -> tuple[int, int, int]:
-        """The largest array on the way, as (left, m, right)."""
-        step = max(self.steps, key=lambda s: s.left * s.m * s.right)
-        return (step.left, step.m, step.right)
+    def largest(self) -> Step:
+        """The step with the largest result."""
+        return max(self.steps, key=lambda s: s.left * s.m * s.right)
 
 
 @functools.lru_cache(maxsize=4096)
