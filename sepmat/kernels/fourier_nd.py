@@ -9,9 +9,12 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import scipy.fft
+
 from .. import _array
 from .._array import Array
-from .fourier import _fft_of, _kernel, _scale, _widen, _zeros, rescale
+from ._table import KernelTable
+from .fourier import _scale, _widen, _zeros, rescale
 
 
 class Spectrum(NamedTuple):
@@ -56,6 +59,10 @@ def generator(S: Spectrum) -> Array:
     return rescale(_inverse(_fft_of(S.values), S, S.values, 0, [(0, n) for n in S.sizes]), S.scale)
 
 
+def _fft_of(x: Array) -> Any:
+    return scipy.fft if _array.is_numpy(x) else _array.array_namespace(x).fft
+
+
 def _forward(fft: Any, S: Spectrum, x: Array, first: int) -> Array:
     """The transform along the modes of x, which start at the axis `first`; each is padded to its size."""
     last = first + len(S.sizes) - 1
@@ -81,7 +88,7 @@ def _cut(y: Array, axis: int, start: int, stop: int) -> Array:
 
 
 def _convolve_modes(
-    fft: Any, S: Spectrum, x: Array, lengths: Sequence[int], windows: Sequence[tuple[int, int]], axis: int
+    S: Spectrum, x: Array, lengths: Sequence[int], windows: Sequence[tuple[int, int]], axis: int, fft: Any = None
 ) -> Array:
     """The entries of the windows of S times x padded by zeros, along `axis` (-1 or -2) of x, which holds Π lengths.
 
@@ -91,6 +98,7 @@ def _convolve_modes(
     if not _array.size(x) or not rows:
         return _zeros(x, rows, axis)
     xp, dtype, x = _array.array_namespace(x), x.dtype, _widen(x)
+    fft = xp.fft if fft is None else fft
     lead, trail = (x.shape[:-1], ()) if axis == -1 else (x.shape[:-2], x.shape[-1:])
     scale = _scale(x, axis)
     if scale is not None:
@@ -101,4 +109,7 @@ def _convolve_modes(
     return _array.astype(rescale(y, S.scale, scale), dtype)
 
 
-convolve_modes = _kernel(_convolve_modes, x_at=1)
+convolve_modes = KernelTable("convolve_modes", _convolve_modes)
+convolve_modes.row("scipy", lambda S, x, *_: _array.is_numpy(x))(
+    lambda S, x, lengths, windows, axis: _convolve_modes(S, x, lengths, windows, axis, scipy.fft)
+)
