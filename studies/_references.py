@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import scipy.fft
 import scipy.linalg
-import scipy.sparse.linalg
 
 Call = Callable[[], Any]
 CACHE = 2**17  # bytes of a chunk that stays in the second-level cache with its intermediates
@@ -128,24 +127,6 @@ def blocked(factors: Sequence[Any], X: Any) -> Call:
     return call
 
 
-def linear_operator(factors: Sequence[Any], X: Any) -> Call:
-    """SciPy's LinearOperator, a subclass around B."""
-    N = X.shape[0]
-
-    class Kron(scipy.sparse.linalg.LinearOperator):  # type: ignore[misc]
-        def __init__(self) -> None:
-            super().__init__(X.dtype, (N, N))
-
-        def _matvec(self, x: Any) -> Any:
-            return _batched(factors, x)
-
-        def _matmat(self, x: Any) -> Any:
-            return _batched(factors, x)
-
-    K = Kron()
-    return lambda: K @ X
-
-
 def dense(A: Any, X: Any) -> Call:
     """D: GEMV or GEMM with the dense matrix."""
     return lambda: A @ X
@@ -161,19 +142,6 @@ def kronecker_solve(factors: Sequence[Any], b: Any) -> Call:
             y = np.linalg.solve(F, y.reshape(left, n, -1))
             left *= n
         return y.reshape(b.shape)
-
-    return call
-
-
-def kronecker_solve_kept(factors: Sequence[Any], b: Any) -> Call:
-    """The same with the LU factors kept, the axes going round."""
-    kept = [scipy.linalg.lu_factor(F) for F in factors]
-
-    def call() -> Any:
-        y = b
-        for F, lu in zip(factors, kept, strict=True):
-            y = scipy.linalg.lu_solve(lu, y.reshape(F.shape[0], -1), check_finite=False).T
-        return y.reshape(*b.shape[1:], -1).T
 
     return call
 
