@@ -23,6 +23,7 @@ from .matrix import StructuredMatrix
 __all__ = ["Solution", "aslinearoperator", "cg", "gmres", "lsmr", "minres"]
 
 PASSES = 5  # how often a solver may be started until the true residual meets the tolerance
+INDEFINITE = ("indefinite preconditioner", "non-symmetric matrix")  # what SciPy's MINRES says
 STAGNANT = 0.9  # a start that leaves more than this of the residual is the last one
 
 
@@ -226,55 +227,76 @@ def _solve(
     more["M"] = None if M is None else _operator(module, _preconditioner(M, A, dtype, where), A.shape, dtype)
     operator = _operator(module, apply, A.shape, dtype)
 
-    def solve_one(c: Array, start: Array | None) -> Solution:
-        size = _norm(c)
-        x = A.xp.zeros_like(c)
-        if not size:
-            return Solution(x, True, 0, 0.0)
-        target, count, norms = max(rtol * size, atol), 0, []
-        x, r = (x, c) if start is None else (start, c - apply(start))
-        left = _norm(r)
-        if history:
-            norms.append(left / size)
+    def run(r: Array, asked: float, watch: Callable[[Any], None]) -> tuple[Array, int]:
+        return solver(operator, r, **{tolerance: asked}, callback=watch, **more)
 
-        def watch(k: int, found: Any) -> None:
-            nonlocal count
-            count += 1
-            if where != "gmres" and (history or callback):
-                found = x + _array.ldexp(found, k)
-            if history:
-                norms.append(float(found) * left / size if where == "gmres" else _norm(c - apply(found)) / size)
-            if callback:
-                callback(found)
-
-        miss = 1.0  # how much larger the residual came out than was asked for, at worst
-        for _ in range(PASSES):
-            if left <= target:
-                break
-            k = 0 if 1e-8 < left < 1e8 else round(math.log2(left))  # SciPy squares norms
-            asked = target / left / miss
-            d, info = solver(
-                operator, _array.ldexp(r, -k), **{tolerance: asked}, callback=functools.partial(watch, k), **more
-            )
-            found = x + _array.ldexp(_array.astype(d, x.dtype), k)  # MINRES comes back in float64
-            r = c - apply(found)
-            before, now = left, _norm(r)
-            if not now < before:
-                break
-            x, left, miss = found, now, max(miss, 2 * now / (before * asked))
-            if info or left > STAGNANT * before:
-                break
-        return Solution(x, left <= target, count, left / size, tuple(norms))
-
+    column = _Column(where, run, apply, rtol, atol, callback, history)
     try:
         with _array.quiet():
-            found = [solve_one(c, s) for c, s in zip(columns, starts, strict=True)]
+            found = [column.solve(c, s) for c, s in zip(columns, starts, strict=True)]
     except ValueError as error:
-        if isinstance(error, (ArgumentError, ShapeError)) or where != "minres":
+        if str(error) not in INDEFINITE:
             raise
         expected = "a symmetric A and a positive definite M"
         raise ArgumentError(where, "A, M", str(error), expected, "Use gmres, or sm.strang(T, floor=…)") from None
     return _warned(_gathered(found, b, A, dtype), where, f"max(rtol ‖b‖, atol) with rtol {rtol:.0e}")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Column:
+    """One right-hand side after the other, by a solver that starts from 0: run(r, tolerance, callback) gives (d, info)."""
+
+    where: str
+    run: Callable[..., tuple[Array, int]]
+    apply: Callable[[Array], Array]
+    rtol: float
+    atol: float
+    callback: Callable[[Any], Any] | None
+    history: bool
+
+    def solve(self, b: Array, start: Array | None) -> Solution:
+        x = _array.array_namespace(b).zeros_like(b) if start is None else start
+        size = _norm(b)
+        if not size:
+            return Solution(0.0 * x, True, 0, 0.0)
+        r = b if start is None else b - self.apply(x)
+        left, target = _norm(r), max(self.rtol * size, self.atol)
+        norms, count = [left / size] if self.history else [], [0]
+        miss = 1.0  # how much larger a residual came out than was asked for, at worst
+        for attempt in range(PASSES):
+            if left <= target:
+                break
+            k = 0 if 1e-8 < left < 1e8 else round(math.log2(left))  # SciPy squares norms
+            asked = target / left / miss
+            d, info = self.run(_array.ldexp(r, -k), asked, self._watch(b, x, k, left / size, size, norms, count))
+            new = x + _array.ldexp(_array.astype(d, x.dtype), k)  # MINRES comes back in float64
+            r = b - self.apply(new)
+            before, now = left, _norm(r)
+            if not (now < before or (attempt == 0 and math.isfinite(now))):  # a CG residual may grow before it falls
+                break
+            x, left, miss = new, now, max(miss, 2 * now / (before * asked))
+            if info or left > STAGNANT * before:
+                break
+        return Solution(x, left <= target, count[0], left / size, tuple(norms))
+
+    def _watch(
+        self, b: Array, x: Array, k: int, share: float, size: float, norms: list[float], count: list[int]
+    ) -> Callable[[Any], None]:
+        """The callback of one start: it counts, records, and tells the user about x + 2^k d."""
+
+        def watch(seen: Any) -> None:
+            count[0] += 1
+            if self.where == "gmres":  # a norm relative to where it started
+                if self.history:
+                    norms.append(float(seen) * share)
+            elif self.history or self.callback:
+                seen = x + _array.ldexp(seen, k)
+                if self.history:
+                    norms.append(_norm(b - self.apply(seen)) / size)
+            if self.callback:
+                self.callback(seen)
+
+        return watch
 
 
 @functools.cache

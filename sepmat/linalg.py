@@ -103,7 +103,7 @@ def open_function(two_ways: str) -> Callable[[Callable[..., Any]], OpenFunction]
 DENSE = "sm.Dense(A.to_dense())"
 
 
-@open_function(f"Use sm.solve({DENSE}, b), or an iterative solver such as scipy.sparse.linalg.gmres(A, b)")
+@open_function(f"Use sm.solve({DENSE}, b), or an iterative solver: sm.interop.gmres(A, b)")
 def solve(A: StructuredMatrix, b: Any) -> Array:
     """The solution x of A x = b, by the structure of A; b of shape (n,) or (n, k).
 

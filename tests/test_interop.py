@@ -164,6 +164,24 @@ def test_not_converged_is_said(method, rng):
     assert not found.converged and not found.x[:, 0].any()
 
 
+def test_an_iterate_comes_back_although_its_residual_has_grown(rng):
+    """CG lowers the error in the norm of A, not the residual: what it reached is worth more than the start."""
+    A = sm.Diagonal(np.geomspace(1e-6, 1.0, 50))
+    b = A @ np.ones(50)
+    with pytest.warns(sm.ConvergenceWarning):
+        found = interop.cg(A, b, rtol=1e-12, maxiter=3, M=sm.Diagonal(np.geomspace(1e6, 1e3, 50)))
+    x, _ = scipy.sparse.linalg.cg(A, b, rtol=1e-12, maxiter=3, M=sm.Diagonal(np.geomspace(1e6, 1e3, 50)))
+    np.testing.assert_allclose(found.x, x, rtol=1e-12)
+
+
+def test_older_cupy_names_the_tolerance_tol():
+    def solver(A, b, x0=None, *, tol=1e-5, maxiter=None):
+        return None
+
+    assert interop._name_of_tolerance(solver) == "tol"
+    assert interop._name_of_tolerance(scipy.sparse.linalg.cg) == "rtol"
+
+
 def test_below_what_the_precision_gives(rng):
     with pytest.warns(sm.ConvergenceWarning):
         found = interop.cg(power_law(50), rng.standard_normal(50), rtol=1e-18, maxiter=300)
