@@ -1,11 +1,10 @@
 """sepmat: matrices with structure. Separated representations, Kronecker algebra, low displacement rank."""
 
-from . import interop, woodbury
+from . import cauchy_like, interop, toeplitz_lstsq, woodbury
 from .algebra import distance, hadamard, inner, partial_trace
 from .als_solve import als_solve
 from .approximate import approximate
 from .basic import Dense, Diagonal, Identity
-from .cauchy_like import Factorization
 from .compress import compress
 from .compress_displacement import compress_displacement
 from .displacement import LowDisplacementRank, displacement, displacement_rank, shift
@@ -33,7 +32,20 @@ from .functions import expm, schulz_inverse, sign
 from .inverses import Inverse
 from .kronecker import Kronecker, kron, rearrange, rearrange_back
 from .kronecker_sum import KroneckerSum
-from .linalg import convert, diagonal, eigvals, factorize, inverse, lstsq, norm, slogdet, solve, svdvals, trace
+from .linalg import (
+    Factorization,
+    convert,
+    diagonal,
+    eigvals,
+    factorize,
+    inverse,
+    lstsq,
+    norm,
+    slogdet,
+    solve,
+    svdvals,
+    trace,
+)
 from .low_rank import LowRank
 from .lsr import generic_separation_rank, separated_from_low_rank, separation_rank, separation_rank_bounds
 from .matrix import Product, Scaled, StructuredMatrix, Sum

@@ -346,6 +346,23 @@ def rcond(A: Array) -> float:
     return value if math.isfinite(value) else 0.0
 
 
+def lu_factor(A: Array) -> Any:
+    """What `lu_solve` needs of a nonsingular matrix: LU factors and pivots, or A itself where a library has none."""
+    if is_numpy(A):
+        return scipy.linalg.lu_factor(A, check_finite=False)
+    return array_namespace(A).linalg.lu_factor(A) if is_torch(A) else A
+
+
+def lu_solve(factors: Any, B: Array) -> Array:
+    """A⁻¹ B from lu_factor(A)."""
+    xp = array_namespace(B)
+    if is_numpy(B):
+        return scipy.linalg.lu_solve(factors, B, check_finite=False)
+    if is_torch(B):
+        return xp.linalg.lu_solve(astype(factors[0], B.dtype), factors[1], B)
+    return xp.linalg.solve(astype(factors, B.dtype), B)
+
+
 def qr_triangle(A: Array) -> Array:
     """R of the QR factorization, without the orthogonal factor where a library offers that (half the time)."""
     if is_numpy(A):

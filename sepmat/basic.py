@@ -1,5 +1,6 @@
 """Dense, Diagonal and Identity."""
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any, final
@@ -7,10 +8,13 @@ from typing import Any, final
 from . import _array, _check
 from ._array import Array
 from .linalg import (
+    Factorization,
     conversion,
     cut_off,
     diagonal,
     eigvals,
+    factorize,
+    factorize_as_solve,
     inverse,
     log_product,
     lstsq,
@@ -202,6 +206,17 @@ def _(A: Dense, b: Array) -> Array:
     return A.xp.linalg.solve(A.array, b) if A.shape[0] else _array.copy(b)
 
 
+@factorize.register
+def _(A: Dense) -> Factorization:
+    """LU; the rows of A are read once for all right-hand sides."""
+    _check_singular(A.array, "factorize")
+    return Factorization(A, functools.partial(_solve_lu, _array.lu_factor(A.array) if A.shape[0] else None))
+
+
+def _solve_lu(factors: Any, A: Dense, b: Array) -> Array:
+    return _array.lu_solve(factors, b) if A.shape[0] else _array.copy(b)
+
+
 @lstsq.register
 def _(A: Dense, b: Array, rcond: float | None) -> Array:
     return _array.lstsq(A.array, b, cut_off(A, rcond))
@@ -378,3 +393,7 @@ def _(A: Identity) -> Array:
 @svdvals.register
 def _(A: Identity) -> Array:
     return A.xp.ones((A.n,), dtype=_array.real_dtype(A.xp, A.dtype), device=A.device)
+
+
+for _cls in (Diagonal, Identity):
+    factorize.rules[_cls] = factorize_as_solve

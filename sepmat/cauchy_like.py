@@ -4,7 +4,7 @@ One elimination (kernels/cauchy.py) gives A⁻¹ b and the generators of A⁻¹,
 Z_1 A − A Z_{-1} = P Qᵀ implies Z_{-1} A⁻¹ − A⁻¹ Z_1 = −(A⁻¹P)(A⁻ᵀQ)ᵀ. Every further solve costs products only.
 """
 
-import dataclasses
+import functools
 import math
 import warnings
 from typing import Any
@@ -12,13 +12,11 @@ from typing import Any
 from . import _array, _check
 from ._array import Array
 from .displacement import LowDisplacementRank
-from .errors import ConditionWarning, PrecisionWarning, ShapeError
+from .errors import ConditionWarning, PrecisionWarning
 from .kernels.cauchy import Solved, displacement_solve, toeplitz_generators, toeplitz_solve
-from .linalg import factorize, inverse, singular, slogdet, solve
+from .linalg import Factorization, factorize, inverse, singular, slogdet, solve
 from .matrix import Product, StructuredMatrix
 from .toeplitz import Hankel, Toeplitz
-
-__all__ = ["Factorization"]
 
 STEPS = 6  # of refinement at most
 GOAL = 0.5  # residual / (n u ‖A‖₂ ‖x‖) at which it ends; 1 is promised
@@ -26,45 +24,6 @@ LIMIT = 30.0  # and beyond which a result comes with a warning
 PROBES = 2  # random vectors that estimate norms
 
 Displaced = Toeplitz | Hankel | LowDisplacementRank
-
-
-@dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class Factorization:
-    """A square matrix and its inverse, as `factorize` returns them: what solves with it many times.
-
-    matrix: A. inverse: A⁻¹, a structured matrix (of a Toeplitz matrix a LowDisplacementRank of two terms). rcond: about
-    1 / (‖A‖₁ ‖A⁻¹‖₁).
-
-    >>> import numpy as np, sepmat as sm
-    >>> F = sm.factorize(sm.Toeplitz([3.0, 1.0, 0.5], [3.0, 2.0, 1.0])); F
-    Factorization(Toeplitz(3×3), rcond=2.3e-01)
-    >>> bool(np.allclose(F.matrix @ F.solve(np.arange(3.0)), np.arange(3.0)))
-    True
-    """
-
-    matrix: Displaced
-    inverse: StructuredMatrix
-    rcond: float
-
-    def solve(self, b: Any) -> Array:
-        """x with A x = b, b of shape (n,) or (n, k): x = A⁻¹ b, refined with products of A and A⁻¹."""
-        where, A = "Factorization.solve", self.matrix
-        b = _check.as_array(b, where, "b", like=A.arrays()[0])
-        if b.ndim not in (1, 2) or b.shape[0] != A.shape[0]:
-            expected = f"({A.shape[0]},) or ({A.shape[0]}, k)"
-            raise ShapeError(where, "b", f"shape {tuple(b.shape)}", expected, "Check the sizes")
-        _check.check_finite(b, where, "b")
-        dtype = A.xp.result_type(A.dtype, _check.check_full_precision(b, where, "b").dtype)
-        with _array.quiet():
-            columns = _array.astype(b if b.ndim == 2 else b[:, None], dtype)
-            if not A.shape[0]:
-                return _array.copy(b)
-            S, k = _scaled(A)
-            x = _refined(A.astype(dtype), columns, S, k, self.inverse._scale(_power(self.inverse, k)))
-        return x if b.ndim == 2 else x[:, 0]
-
-    def __repr__(self) -> str:
-        return f"Factorization({self.matrix._name()}, rcond={self.rcond:.1e})"
 
 
 # elimination --------------------------------------------------------------------------------------------------------------
@@ -125,7 +84,7 @@ def _turned(A: LowDisplacementRank) -> LowDisplacementRank:
 
 def _toeplitz(A: Hankel) -> Toeplitz:
     """T with A = T J: the columns in reverse order."""
-    h, n = A._diagonals(), A.shape[0]
+    h, n = A._diagonals(), A.shape[1]
     return Toeplitz._of(c=h[n - 1 :], tail=_flip(h[: n - 1]))
 
 
@@ -192,27 +151,40 @@ def _solve(A: Displaced, b: Array) -> Array:
     return _refined(A, b, S, k, M, x)
 
 
-def _factorize(A: Displaced, where: str = "factorize") -> Factorization:
-    """A⁻¹ in double precision."""
-    _full(A, factorize)
+def _inverted(A: Displaced, where: str) -> tuple[StructuredMatrix, float]:
+    """A⁻¹ in double precision, and rcond."""
     if any(_array.is_torch(a) and a.requires_grad for a in A.arrays()):
         raise inverse.unsupported(A, "no gradient of the inverse (sm.solve(A, b) has one)")
     S, k = _scaled(A)
     nothing = A.xp.zeros((A.shape[0], 0), dtype=S.dtype, device=A.device)
     if not A.shape[0]:
         none = LowDisplacementRank._of(g=nothing, h=nothing, corner=A.shape, transposed=False)
-        return Factorization(A, Product._of(factors=(S, none)) if isinstance(S, Hankel) else none, 1.0)
+        return (Product._of(factors=(S, none)) if isinstance(S, Hankel) else none), 1.0
     M, rcond, _ = _found(A, S, where, nothing)
-    return Factorization(A, M._scale(_power(M, -k)), rcond)
+    return M._scale(_power(M, -k)), rcond
+
+
+def _factorize(A: Displaced) -> Factorization:
+    """Two products and refinement for each right-hand side."""
+    _full(A, factorize)
+    M, rcond = _inverted(A, "factorize")
+    return Factorization(A, functools.partial(_solve_with, M), M, rcond)
+
+
+def _solve_with(M: StructuredMatrix, A: Displaced, b: Array) -> Array:
+    if not A.shape[0]:
+        return _array.copy(b)
+    S, k = _scaled(A)
+    return _refined(A, b, S, k, M._scale(_power(M, k)))
 
 
 def _inverse(A: Displaced) -> StructuredMatrix:
     """A⁻¹ in the dtype of A; a ConditionWarning where fewer than half of its digits are left."""
-    F = _factorize(A, "inverse")
-    lost = _array.unit_roundoff(A.xp, F.inverse.dtype) / max(F.rcond, 2.0**-500) ** 2
-    if A.shape[0] and lost > math.sqrt(_array.unit_roundoff(A.xp, A.dtype)):
-        _lossy(A, F)
-    return F.inverse.astype(A.dtype)
+    _full(A, inverse)
+    M, rcond = _inverted(A, "inverse")
+    if _array.unit_roundoff(A.xp, M.dtype) / rcond**2 > math.sqrt(_array.unit_roundoff(A.xp, A.dtype)):
+        _lossy(A, rcond)
+    return M.astype(A.dtype)
 
 
 def _slogdet(A: Displaced) -> tuple[Array, Array]:
@@ -327,9 +299,9 @@ def _rough(A: StructuredMatrix, reached: float) -> None:
     )
 
 
-def _lossy(A: StructuredMatrix, F: Factorization) -> None:
+def _lossy(A: StructuredMatrix, rcond: float) -> None:
     warnings.warn(
-        f"inverse: A ({A._name()}) has rcond {F.rcond:.1e}, and few digits of the inverse of a matrix of low displacement "
+        f"inverse: A ({A._name()}) has rcond {rcond:.1e}, and few digits of the inverse of a matrix of low displacement "
         "rank are left; use sm.factorize(A).solve(b), which refines",
         ConditionWarning,
         stacklevel=5,

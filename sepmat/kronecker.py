@@ -11,9 +11,11 @@ from .basic import Dense
 from .errors import ShapeError, SingularMatrixError
 from .kernels.kron import chain, kron_matmul
 from .linalg import (
+    Factorization,
     OpenFunction,
     diagonal,
     eigvals,
+    factorize,
     integer_power,
     inverse,
     log_product,
@@ -305,29 +307,37 @@ def _nonsingular(A: Kronecker, where: str) -> None:
 def _(A: Kronecker, b: Array) -> Array:
     """Factor by factor, never by inverses: the residual bound is free of the condition (docs/numerics.md)."""
     _nonsingular(A, "solve")
+    return _mode_by_mode(A, lambda i, columns: _by_factor(solve, i, A.operators[i], columns), b)
+
+
+def _mode_by_mode(A: Kronecker, inner: Callable[[int, Array], Array], b: Array) -> Array:
+    """inner(i, columns), which has as many rows as factor i has columns, along every mode of the columns of b."""
     xp = A.xp
 
     def product(i: int, y: Array, left: int, right: int) -> Array:
-        n = A.factors[i].shape[0]
-        columns = xp.reshape(xp.permute_dims(xp.reshape(y, (left, n, right)), (1, 0, 2)), (n, left * right))
-        x = xp.reshape(_by_factor(solve, i, A.operators[i], columns), (n, left, right))
-        return xp.permute_dims(x, (1, 0, 2))
+        m, n = A.operators[i].shape
+        columns = xp.reshape(xp.permute_dims(xp.reshape(y, (left, m, right)), (1, 0, 2)), (m, left * right))
+        return xp.permute_dims(xp.reshape(inner(i, columns), (n, left, right)), (1, 0, 2))
 
-    return chain([B.shape for B in A.operators], product, b, -2)
+    return chain([B.shape[::-1] for B in A.operators], product, b, -2)
+
+
+@factorize.register
+def _(A: Kronecker) -> Factorization:
+    _nonsingular(A, "factorize")
+    return Factorization(
+        A, functools.partial(_solve_factors, [_by_factor(factorize, i, B) for i, B in enumerate(A.operators)])
+    )
+
+
+def _solve_factors(inner: Sequence[Factorization], A: Kronecker, b: Array) -> Array:
+    return _mode_by_mode(A, lambda i, columns: inner[i].solver(A.operators[i].astype(b.dtype), columns), b)
 
 
 @lstsq.register
 def _(A: Kronecker, b: Array, rcond: float | None) -> Array:
     """Factor by factor: the pseudo-inverse of V ⊗ W is that of V times that of W."""
-    xp = A.xp
-
-    def product(i: int, y: Array, left: int, right: int) -> Array:
-        m, n = A.factors[i].shape
-        columns = xp.reshape(xp.permute_dims(xp.reshape(y, (left, m, right)), (1, 0, 2)), (m, left * right))
-        x = xp.reshape(_by_factor(lstsq, i, A.operators[i], columns, rcond), (n, left, right))
-        return xp.permute_dims(x, (1, 0, 2))
-
-    return chain([B.shape[::-1] for B in A.operators], product, b, -2)
+    return _mode_by_mode(A, lambda i, columns: _by_factor(lstsq, i, A.operators[i], columns, rcond), b)
 
 
 @inverse.register

@@ -6,6 +6,7 @@
 A function without a rule for a class raises UnsupportedError and names two ways out; nothing goes dense in silence.
 """
 
+import dataclasses
 import functools
 import inspect
 import itertools
@@ -21,6 +22,7 @@ from .errors import ArgumentError, DTypeError, ShapeError, SingularMatrixError, 
 from .matrix import Product, Scaled, StructuredMatrix, Sum
 
 __all__ = [
+    "Factorization",
     "SlogdetResult",
     "convert",
     "diagonal",
@@ -114,15 +116,8 @@ def solve(A: StructuredMatrix, b: Any) -> Array:
     >>> sm.solve(sm.Diagonal([2.0, 4.0]), np.array([2.0, 2.0]))
     array([1. , 0.5])
     """
-    b = _check.as_array(b, "solve", "b", like=A.arrays()[0])
     _check.check_square(A.shape, "solve", least_squares=way_to_least_squares(A))
-    if b.ndim not in (1, 2) or b.shape[0] != A.shape[0]:
-        raise ShapeError(
-            "solve", "b", f"shape {tuple(b.shape)}", f"({A.shape[0]},) or ({A.shape[0]}, k)", "Check the sizes"
-        )
-    _checked(A, "solve")
-    _check.check_finite(b, "solve", "b")
-    dtype = A.xp.result_type(A.dtype, _check.check_full_precision(b, "solve", "b").dtype)
+    b, dtype = _right_hand(_checked(A, "solve"), b, "solve")
     x = solve.rule(A.astype(dtype), _array.astype(b if b.ndim == 2 else b[:, None], dtype))
     return x if b.ndim == 2 else x[:, 0]
 
@@ -222,10 +217,56 @@ def svdvals(A: StructuredMatrix) -> Array:
     return svdvals.rule(_checked(A, "svdvals"))
 
 
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Factorization:
+    """What `factorize` returns: solve(b) with one matrix for many right-hand sides.
+
+    matrix: A. inverse: A⁻¹ as a structured matrix where that is how it solves, else None. rcond: an estimate of the
+    reciprocal condition number where one was made, else None.
+
+    >>> import numpy as np, sepmat as sm
+    >>> F = sm.factorize(sm.Toeplitz([3.0, 1.0, 0.5], [3.0, 2.0, 1.0])); F.inverse
+    LowDisplacementRank(r=2, shape=(3, 3), float64)
+    >>> bool(np.allclose(F.matrix @ F.solve(np.arange(3.0)), np.arange(3.0)))
+    True
+    """
+
+    matrix: StructuredMatrix
+    solver: Callable[[Any, Array], Array]  # (A, columns) -> columns, A in the dtype of the columns
+    inverse: StructuredMatrix | None = None
+    rcond: float | None = None
+
+    def solve(self, b: Any) -> Array:
+        """x with A x = b, b of shape (n,) or (n, k). Raises ShapeError, NonFiniteError."""
+        A, (b, dtype) = self.matrix, _right_hand(self.matrix, b, "Factorization.solve")
+        with _array.quiet():
+            x = self.solver(A.astype(dtype), _array.astype(b if b.ndim == 2 else b[:, None], dtype))
+        return x if b.ndim == 2 else x[:, 0]
+
+    def __repr__(self) -> str:
+        return f"Factorization({self.matrix._name()}{'' if self.rcond is None else f', rcond={self.rcond:.1e}'})"
+
+
 @open_function("Use sm.solve(A, b) with all right-hand sides at once, or scipy.linalg.lu_factor(A.to_dense())")
-def factorize(A: StructuredMatrix) -> Any:
-    """A factorization to solve with many times. No class has a rule yet."""
-    return factorize.rule(A)
+def factorize(A: StructuredMatrix) -> Factorization:
+    """A factorization of a square matrix, to solve with many times: `factorize(A).solve(b)`.
+
+    Toeplitz, Hankel, LowDisplacementRank: the generators of the inverse; Dense: LU; circulants: the spectrum; a
+    Kronecker product and a product: those of its factors. Raises as `solve` does.
+    """
+    _check.check_square(A.shape, "factorize", least_squares=way_to_least_squares(A))
+    found: Factorization = factorize.rule(_checked(A, "factorize"))
+    return found
+
+
+def _right_hand(A: StructuredMatrix, b: Any, where: str) -> tuple[Array, Any]:
+    """b as a finite array of one or two axes that fits A, and the dtype of the solution."""
+    b = _check.as_array(b, where, "b", like=A.arrays()[0])
+    n = A.shape[0]
+    if b.ndim not in (1, 2) or b.shape[0] != n:
+        raise ShapeError(where, "b", f"shape {tuple(b.shape)}", f"({n},) or ({n}, k)", "Check the sizes")
+    _check.check_finite(b, where, "b")
+    return b, A.xp.result_type(A.dtype, _check.check_full_precision(b, where, "b").dtype)
 
 
 def _checked(A: StructuredMatrix, where: str) -> StructuredMatrix:
@@ -306,7 +347,24 @@ def _paths(start: type) -> Iterator[tuple[type, ...]]:
                 queue.append((*path, target))
 
 
+def factorize_as_solve(A: StructuredMatrix) -> Factorization:
+    """For classes whose solve remembers all that a factorization would hold: it fails here where A is singular."""
+    solve.rule(A, A.xp.zeros((A.shape[0], 0), dtype=A.dtype, device=A.device))
+    return Factorization(A, solve.rule)
+
+
 # rules of the lazy nodes --------------------------------------------------------------------------------------------------
+
+
+@factorize.register
+def _(A: Scaled) -> Factorization:
+    inner: Factorization = factorize.rule(A.matrix)
+    _nonzero(A, "factorize")
+    return Factorization(A, functools.partial(_solve_scaled, inner), None, inner.rcond)
+
+
+def _solve_scaled(inner: Factorization, A: Scaled, b: Array) -> Array:
+    return inner.solver(A.matrix.astype(b.dtype), b) / A.scale
 
 
 @solve.register
@@ -381,6 +439,18 @@ def _(A: Sum) -> Array:
 def _(A: Product, b: Array) -> Array:
     for B in _square_factors(A, solve):
         b = solve.rule(B.astype(b.dtype), b)
+    return b
+
+
+@factorize.register
+def _(A: Product) -> Factorization:
+    inner = tuple(factorize.rule(B) for B in _square_factors(A, factorize))
+    return Factorization(A, functools.partial(_solve_product, inner))
+
+
+def _solve_product(inner: tuple[Factorization, ...], A: Product, b: Array) -> Array:
+    for F, B in zip(inner, A.factors, strict=True):
+        b = F.solver(B.astype(b.dtype), b)
     return b
 
 

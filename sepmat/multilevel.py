@@ -15,7 +15,21 @@ from .basic import is_identity
 from .errors import ShapeError, UnsupportedError
 from .kernels import fourier, fourier_nd
 from .kronecker import Kronecker
-from .linalg import conversion, convert, diagonal, eigvals, inverse, log_product, norm, slogdet, solve, svdvals, trace
+from .linalg import (
+    conversion,
+    convert,
+    diagonal,
+    eigvals,
+    factorize,
+    factorize_as_solve,
+    inverse,
+    log_product,
+    norm,
+    slogdet,
+    solve,
+    svdvals,
+    trace,
+)
 from .matrix import Scaled, StructuredMatrix, structure
 from .toeplitz import Circulant, Toeplitz
 
@@ -435,3 +449,6 @@ def _(A: MultilevelToeplitz, ord: Any) -> Array:
         p = xp.arange(1, m + n, dtype=_array.real_dtype(xp, A.dtype), device=A.device)
         weights.append(xp.sqrt(xp.clip(xp.minimum(p, m + n - p), 1.0, float(min(m, n)))))
     return _array.frobenius(A.t * _array.astype(functools.reduce(_outer, weights), A.t.dtype))
+
+
+factorize.rules[MultilevelCirculant] = factorize_as_solve

@@ -19,6 +19,8 @@ from .linalg import (
     cut_off,
     diagonal,
     eigvals,
+    factorize,
+    factorize_as_solve,
     inverse,
     log_product,
     lstsq,
@@ -458,4 +460,5 @@ def _svdvals(A: _FCirculant) -> Array:
 
 for _cls in (Circulant, SkewCirculant):
     solve.rules[_cls], inverse.rules[_cls], slogdet.rules[_cls] = _solve, _inverse, _slogdet
+    factorize.rules[_cls] = factorize_as_solve
     lstsq.rules[_cls], eigvals.rules[_cls], svdvals.rules[_cls] = _lstsq, _eigenvalues, _svdvals

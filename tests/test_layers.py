@@ -31,6 +31,7 @@ LAYERS = {
     "displacement": (3, 2),
     "cauchy_like": (3, 3),
     "expressivity": (3, 3),
+    "toeplitz_lstsq": (3, 4),
     "fit": (4, 0),
     "compress_displacement": (4, 1),
     "nearest": (4, 1),
