@@ -21,6 +21,7 @@ from .toeplitz import Hankel, Toeplitz
 STEPS = 6  # of refinement at most
 GOAL = 0.5  # residual / (n u ‖A‖₂ ‖x‖) at which it ends; 1 is promised
 LIMIT = 30.0  # and beyond which a result comes with a warning
+DENSE = _check.DENSE_LEAST_SQUARES  # for singular ones: sm.lstsq needs full rank
 PROBES = 2  # random vectors that estimate norms
 
 Displaced = Toeplitz | Hankel | LowDisplacementRank
@@ -137,7 +138,7 @@ def _found(A: Displaced, S: Displaced, where: str, rhs: Array) -> tuple[Structur
     M, x = _invert(S, where, A.xp.concat(tuple(both), axis=1))
     size = _one_norm(S) * _array.to_float(_array.frobenius(x[:, :PROBES])) / _array.to_float(_array.frobenius(probes))
     rcond = 1.0 / size if 0 < size < math.inf else 0.0
-    _check.check_rcond(rcond, n, _array.unit_roundoff(A.xp, A.dtype), where, f"A ({A._name()})")
+    _check.check_rcond(rcond, n, _array.unit_roundoff(A.xp, A.dtype), where, f"A ({A._name()})", DENSE)
     return M, rcond, x[:, PROBES:]
 
 

@@ -12,7 +12,7 @@ from ._array import Array
 from .cauchy_like import _toeplitz
 from .displacement import LowDisplacementRank
 from .errors import SingularMatrixError
-from .linalg import factorize, lstsq, norm
+from .linalg import factorize, lstsq, norm, solve
 from .matrix import StructuredMatrix
 from .toeplitz import Hankel, Toeplitz
 
@@ -28,6 +28,8 @@ def _(A: Toeplitz, b: Array, rcond: float | None) -> Array:
         return A.xp.zeros((A.shape[1], b.shape[1]), dtype=b.dtype, device=A.device)
     if any(_array.is_torch(a) and a.requires_grad for a in (*A.arrays(), b)):
         raise lstsq.unsupported(A, "no gradient")
+    if A.shape[0] == A.shape[1]:
+        return solve.rule(A, b)
     k = _array.exponent(A._diagonals())
     S = A.map(lambda a: _array.ldexp(_array.double(a), -k))
     x = _tall(S, _array.double(b)) if A.shape[0] >= A.shape[1] else _wide(S, _array.double(b))

@@ -284,3 +284,68 @@ def test_nothing_is_warned_of_and_the_input_is_untouched(rng):
     for a, before in zip((c, r, b), copies, strict=True):
         np.testing.assert_array_equal(a, before)
     np.testing.assert_array_equal(x, sm.solve(sm.Toeplitz(c, r), b))  # every call repeats
+
+
+# --- factorizations of the other classes, and least squares -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("complex_", [False, True])
+def test_every_factorization_solves(complex_, xp, rng):
+    def draw(*shape):
+        x = rng.standard_normal(shape) + (1j * rng.standard_normal(shape) if complex_ else 0)
+        return xp.asarray(x)
+
+    dense, c = draw(4, 4), draw(6)
+    for A in (
+        sm.Dense(dense),
+        sm.Diagonal(draw(5)),
+        sm.Identity(3, like=dense),
+        sm.Kronecker(dense, draw(2, 2), draw(3, 3)),
+        sm.Kronecker(sm.Circulant(c), dense),
+        sm.Circulant(c),
+        sm.SkewCirculant(c),
+        2.5 * sm.Toeplitz(c, xp.concat((c[:1], draw(5)))),
+        sm.Toeplitz(c, xp.concat((c[:1], draw(5)))) @ sm.Diagonal(draw(6)),
+    ):
+        F, D = sm.factorize(A), host(A.to_dense())
+        for b in (draw(A.shape[0]), draw(A.shape[0], 3), draw(A.shape[0], 0)):
+            x = host(F.solve(b))
+            assert x.shape == tuple(b.shape)
+            scale = np.linalg.cond(D) * (np.linalg.norm(host(b)) or 1)
+            check(np.linalg.norm(D @ x - host(b)), scale * len(D), 30, "float64", "factorize")
+
+
+def test_factorizations_of_singular_matrices_are_refused():
+    for A in (sm.Dense(np.ones((3, 3))), sm.Diagonal([1.0, 0.0]), sm.Circulant(np.ones(4)), 0 * sm.Toeplitz([2.0, 1.0]),
+              sm.Kronecker(np.eye(2), np.ones((2, 2)))):  # fmt: skip
+        with pytest.raises(sm.SingularMatrixError, match=r"factorize|solve"):
+            sm.factorize(A)
+    with pytest.raises(sm.UnsupportedError, match="factorize"):
+        sm.factorize(sm.KroneckerSum(np.eye(2), np.eye(2)))
+
+
+@pytest.mark.parametrize(("m", "n"), [(1, 1), (1, 5), (5, 1), (9, 4), (4, 9), (61, 60), (80, 13), (13, 80), (30, 30)])
+@pytest.mark.parametrize("complex_", [False, True])
+def test_rectangular_least_squares(m, n, complex_, xp, rng):
+    """Against an SVD of the dense matrix: the solution of least norm, and a residual that is orthogonal to the columns."""
+
+    def draw(*shape):
+        return rng.standard_normal(shape) + (1j * rng.standard_normal(shape) if complex_ else 0)
+
+    c, r, b = draw(m), draw(n), draw(m, 2)
+    r[0] = c[0]
+    h = np.concatenate((c[-1:], draw(n - 1)))
+    for A in (sm.Toeplitz(xp.asarray(c), xp.asarray(r)), sm.Hankel(xp.asarray(c), xp.asarray(h))):
+        D = host(A.to_dense())
+        x, exact = host(sm.lstsq(A, xp.asarray(b))), np.linalg.lstsq(D, b)[0]
+        kappa = np.linalg.cond(D)
+        error = np.linalg.norm(x - exact)
+        scale = kappa * (np.linalg.norm(exact) + kappa * np.linalg.norm(b - D @ exact) / np.linalg.norm(D, 2))
+        check(error, scale * max(m, n), 10, "float64", "lstsq Toeplitz")
+
+
+def test_least_squares_beyond_its_condition_is_refused():
+    k = np.arange(40.0)
+    for A in (sm.Toeplitz(np.exp(-(k**2) / 50), np.exp(-(k[:30] ** 2) / 50)), sm.Toeplitz(np.ones(8), np.ones(5))):
+        with pytest.raises(sm.SingularMatrixError, match=r"lstsq: A: Toeplitz.*Use sm.lstsq\(sm.Dense"):
+            sm.lstsq(A, np.ones(A.shape[0]))

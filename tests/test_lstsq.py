@@ -198,7 +198,7 @@ def test_errors():
             wrong()
     for refused in (
         sm.Circulant(np.ones(4), shape=(4, 2)),
-        sm.Hankel(np.ones(4)),
+        sm.LowDisplacementRank(np.ones((4, 1)), np.ones((4, 1))),
         sm.KroneckerSum(np.eye(2), np.eye(2)),
     ):
         with pytest.raises(sm.UnsupportedError, match="lstsq") as caught:
@@ -217,4 +217,4 @@ def test_advice_leads_here():
             sm.solve(A, np.ones(2))
         assert np.isfinite(sm.lstsq(A, np.ones(2))).all()
     with pytest.raises(sm.ShapeError, match=r"Use numpy.linalg.lstsq\(A.to_dense\(\), b\)"):
-        sm.solve(sm.Hankel(np.ones(3), np.ones(2)), np.ones(3))
+        sm.solve(sm.LowDisplacementRank(np.ones((3, 1)), np.ones((3, 1)), shape=(3, 2)), np.ones(3))
