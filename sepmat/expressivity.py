@@ -76,8 +76,8 @@ def displacement_form(A: StructuredMatrix) -> LowDisplacementRank:
     corner, dtype = A.shape, A.dtype
     A = _whole(A, "convert").map(lambda x: _array.astype(x, dtype))
     xp, n = A.xp, A.shape[0]
-    for B in _leaves(A):
-        if _generators.dispatch(type(B)) is _generators.dispatch(object):
+    for B in leaves(A):
+        if not _has_rule(B):
             raise _unsupported(B, "convert", "no rule for its displacement")
     with _array.quiet():
         if sum(_count(A, 1, -1)) > n:
@@ -222,7 +222,17 @@ def _generators(A: StructuredMatrix, f: int, g: int) -> _Generators:
     raise _unsupported(A, "convert", "no rule for its displacement")
 
 
-def _leaves(A: StructuredMatrix) -> Iterator[StructuredMatrix]:
+def has_displacement(A: StructuredMatrix) -> bool:
+    """Whether the classes in a square expression have rules here, a dense matrix not among them."""
+    known = (type(B) is not Dense and _has_rule(B) for B in leaves(A))
+    return A.shape[0] == A.shape[1] and all(known) and all(B.shape[0] == B.shape[1] for B in leaves(A))
+
+
+def _has_rule(A: StructuredMatrix) -> bool:
+    return _generators.dispatch(type(A)) is not _generators.dispatch(object)
+
+
+def leaves(A: StructuredMatrix) -> Iterator[StructuredMatrix]:
     """The matrices that an expression is made of."""
     match A:
         case Sum():
@@ -235,7 +245,7 @@ def _leaves(A: StructuredMatrix) -> Iterator[StructuredMatrix]:
             yield A
             return
     for B in parts:
-        yield from _leaves(B)
+        yield from leaves(B)
 
 
 def _unsupported(A: StructuredMatrix, where: str, why: str) -> UnsupportedError:

@@ -1,6 +1,7 @@
-"""A matrix that is easy to solve with, plus low rank: the formula of Sherman, Morrison and Woodbury.
+"""Solving with sums: one matrix that is easy to solve with plus low rank, and everything of low displacement rank.
 
-With A = M + U Vᵀ, X = M⁻¹ U and the capacitance matrix C = I + Vᵀ X (r × r),
+Sums with Toeplitz matrices and W(G, H) in them become one W(G, H) (`expressivity`), which is solved with pivoting. The others
+take the formula of Sherman, Morrison and Woodbury. With A = M + U Vᵀ, X = M⁻¹ U and the capacitance matrix C = I + Vᵀ X (r × r),
 
     A⁻¹ b = y − X C⁻¹ Vᵀ y,  y = M⁻¹ b;        A⁻¹ = M⁻¹ − X C⁻¹ (M⁻ᵀ V)ᵀ;        det A = det M · det C.
 
@@ -9,20 +10,25 @@ Sherman–Morrison–Woodbury formula", 1986); steps of refinement with products
 solution has a digit, and what then still leaves a residual is refused.
 """
 
+import functools
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 from . import _array, _check
 from ._array import Array
 from .basic import Dense
+from .displacement import LowDisplacementRank
 from .errors import SingularMatrixError, UnsupportedError
+from .expressivity import displacement_form, has_displacement, leaves
 from .linalg import OpenFunction, inverse, singular, slogdet, solve
 from .low_rank import LowRank
 from .matrix import StructuredMatrix, Sum
+from .toeplitz import Toeplitz
 
 __all__: list[str] = []
 
-STEPS = 4  # of refinement at most; one is always taken
+STEPS = 4  # of refinement at most; the formula takes one at least
 GOAL = 1.0  # ‖b - A x‖ / (n u ‖A‖ ‖x‖) at which it ends
 LIMIT = 30.0  # and beyond which the result is refused
 
@@ -105,38 +111,62 @@ def _ratio(y: Array, x: Array) -> float:
     return _array.to_float(_array.frobenius(y)) / _array.to_float(_array.frobenius(x))
 
 
+def _displacement_form(A: Sum) -> LowDisplacementRank | None:
+    """A as W(G, H), where that is the better way: Toeplitz matrices in it, or more than one term beside low rank."""
+    if not has_displacement(A):
+        return None
+    slow = any(isinstance(B, (Toeplitz, LowDisplacementRank)) for B in leaves(A))
+    if not slow and sum(not isinstance(B, LowRank) for B in A.terms) == 1 and len(A.terms) > 1:
+        return None
+    W: LowDisplacementRank = A._remember("displacement form", lambda: displacement_form(A))
+    return W
+
+
 @solve.register
 def _(A: Sum, b: Array) -> Array:
     """The residual is at most LIMIT n u (‖M‖ + ‖U‖ ‖V‖) ‖x‖, or there is an error."""
+    W = _displacement_form(A)
+    if W is not None:
+        c = _array.stop_gradient(_array.normal(_check.as_generator(0, "solve"), (A.shape[0], 1), b))
+        size = _ratio(A._product(c, -2), c) if A.shape[0] else 0.0
+        return _refined(A, b, functools.partial(solve.rule, W.astype(b.dtype)), size, A)
     parts = A._remember(f"woodbury {b.dtype}", lambda: _checked(A, solve))
+    return _refined(A, b, parts.step, parts.size, parts.M)
+
+
+def _refined(A: Sum, b: Array, step: Callable[[Array], Array], size: float, blamed: StructuredMatrix) -> Array:
+    """x with A x = b by step(b) and steps of refinement; `size` is about ‖A‖."""
     if not A.shape[0] or not b.shape[1]:
         return _array.copy(b)
     xp, unit = A.xp, A.shape[0] * _array.unit_roundoff(A.xp, b.dtype)
 
     def residual(x: Array) -> tuple[Array, float]:
         r = b - A._product(x, -2)
-        scale = parts.size * _lengths(x) + _lengths(b)
+        scale = size * _lengths(x) + _lengths(b)
         return r, _array.to_float(xp.max(_lengths(r) / (unit * xp.where(scale > 0, scale, xp.ones_like(scale)))))
 
-    x = parts.step(b)
+    x = step(b)
     r, error = residual(x)
+    least = 0 if blamed is A else 1  # elimination with pivoting comes refined
     for k in range(STEPS):
-        if k and error <= GOAL:
+        if k >= least and error <= GOAL:
             break
-        refined = x + parts.step(r)
+        refined = x + step(r)
         rest, smaller = residual(refined)
         if not smaller < error:
             break
         x, r, error = refined, rest, smaller
     if not error <= LIMIT:
-        raise _refused(
-            "solve", f"the term {parts.M._name()} is so ill-conditioned that a residual of {error:.0e} n u is left"
-        )
+        got = f"the term {blamed._name()} is so ill-conditioned that a residual of {error:.0e} n u is left"
+        raise _refused("solve", got)
     return x
 
 
 @inverse.register
 def _(A: Sum) -> StructuredMatrix:
+    W = _displacement_form(A)
+    if W is not None:
+        return inverse.rule(W)
     parts = _checked(A, inverse)
     xp = A.xp
     Y = solve.rule(parts.M.T, parts.V)
@@ -146,6 +176,9 @@ def _(A: Sum) -> StructuredMatrix:
 
 @slogdet.register
 def _(A: Sum) -> tuple[Array, Array]:
+    W = _displacement_form(A)
+    if W is not None:
+        return slogdet.rule(W)
     parts = _parts(A, slogdet)
     sign, logabs = slogdet.rule(parts.M)
     s, l = slogdet.rule(Dense._of(array=parts.C))

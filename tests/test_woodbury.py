@@ -182,6 +182,70 @@ def test_nested_and_mixed(rng):
     np.testing.assert_allclose(sm.Inverse(A) @ b, sm.solve(A, b), rtol=1e-14)
 
 
+def toeplitz(n, rng, dtype, xp, singular=False):
+    c, r = normal(rng, (n,), dtype), normal(rng, (n,), dtype)
+    r[0] = c[0]
+    if singular:
+        c, r = np.ones(n, dtype), np.ones(n, dtype)
+    return sm.Toeplitz(xp.asarray(c), xp.asarray(r)), ref.toeplitz(ref.wide(c), ref.wide(r))
+
+
+def displaced(name, n, rng, dtype, xp):
+    """(a sum of low displacement rank, its dense oracle)"""
+    T, D = toeplitz(n, rng, dtype, xp, singular=name == "singular T + low rank")
+    S, E = toeplitz(n, rng, dtype, xp)
+    c, U, V = normal(rng, (n,), dtype), normal(rng, (n, 2), dtype), normal(rng, (n, 2), dtype)
+    C, F = sm.Circulant(xp.asarray(c)), ref.circulant(ref.wide(c))
+    L, G = sm.LowRank(xp.asarray(U), xp.asarray(V)), ref.low_rank(ref.wide(U), ref.wide(V))
+    I = sm.Identity(n, like=xp.asarray(c))
+    if name == "singular T + low rank":
+        U = np.eye(n, n - 1, dtype=dtype) * np.arange(1, n).astype(dtype)
+        return T + sm.LowRank(xp.asarray(U), xp.asarray(np.eye(n, n - 1, dtype=dtype))), D + ref.wide(U) @ np.eye(
+            n - 1, n
+        )
+    return {
+        "T + low rank": lambda: (T + L, D + G),
+        "T T + C": lambda: (T @ S + C, D @ E + F),
+        "T T + I": lambda: (T @ S + 3 * I, D @ E + 3 * np.eye(n)),
+        "W + low rank": lambda: (sm.convert(T, sm.LowDisplacementRank) + L, D + G),
+        "W + Wᵀ": lambda: (sm.convert(T, sm.LowDisplacementRank) + sm.convert(S, sm.LowDisplacementRank).T, D + E.T),
+        "C C' + C": lambda: (C @ sm.SkewCirculant(xp.asarray(c)) + C, F @ ref.skew_circulant(ref.wide(c)) + F),
+    }[name]()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    "name", ["T + low rank", "singular T + low rank", "T T + C", "T T + I", "W + low rank", "W + Wᵀ", "C C' + C"]
+)
+def test_sums_of_low_displacement_rank(name, dtype, xp, rng):
+    """Toeplitz matrices among the terms: solved with pivoting as one W(G, H), so that no term must be nonsingular."""
+    for n in (1, 6, 20):
+        A, D = displaced(name, n, rng, dtype, xp)
+        if np.linalg.cond(D.astype(complex)) > (100 if dtype in ("float32", "complex64") else 1e6):
+            continue
+        assert type(A) is sm.Sum
+        D = D.astype(complex)
+        b = normal(rng, (n, 2), dtype)
+        x = sm.solve(A, xp.asarray(b, copy=True))
+        assert dtype_of(x) == dtype
+        scale = np.linalg.norm(D, 2) * np.linalg.norm(host(x)) + np.linalg.norm(b)
+        check(np.linalg.norm(b - D @ host(x)), scale, 10 * n, dtype, "solve, sum of low displacement rank")
+        sign, logabs = sm.slogdet(A)
+        s, l = np.linalg.slogdet(D)
+        check(
+            abs(host(sign) - s) + abs(float(host(logabs)) - l), np.linalg.cond(D) ** 2, 100 * n, dtype, "slogdet, sum"
+        )
+        X = sm.inverse(A)
+        assert type(X) is sm.LowDisplacementRank
+        check(
+            np.linalg.norm(host(X.to_dense()) @ D - np.eye(n)),
+            np.linalg.cond(D) ** 2 * n,
+            100 * n,
+            dtype,
+            "inverse, sum",
+        )
+
+
 @pytest.mark.parametrize("dtype", ["float64", "complex128"])
 def test_gradients(dtype, rng):
     torch = pytest.importorskip("torch")
@@ -192,6 +256,10 @@ def test_gradients(dtype, rng):
     def make(d, U, V):
         return sm.Diagonal(d) + sm.LowRank(U, V)
 
+    def toeplitz(b, d, U, V):
+        return sm.solve(sm.Toeplitz(d + 0, torch.concat((d[:1], U[1:, 0]))) + sm.LowRank(U, V), b)
+
+    assert torch.autograd.gradcheck(toeplitz, [arrays[3], *arrays[:3]])
     for f in (lambda b, *a: sm.solve(make(*a), b), lambda b, *a: sm.inverse(make(*a)).to_dense(),
               lambda b, *a: sm.slogdet(make(*a)).logabsdet):  # fmt: skip
         assert torch.autograd.gradcheck(f, [arrays[3], *arrays[:3]])
