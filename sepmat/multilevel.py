@@ -134,7 +134,7 @@ class MultilevelToeplitz(StructuredMatrix):
 
     >>> import numpy as np, sepmat as sm
     >>> A = sm.MultilevelToeplitz([[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]]); A
-    MultilevelToeplitz(2×2 levels 2×2, shape=(4, 4), float64)
+    MultilevelToeplitz(2×2, 2×2, shape=(4, 4), float64)
     >>> A.to_dense()
     array([[-4.,  1.,  1.,  0.],
            [ 1., -4.,  0.,  1.],
@@ -194,7 +194,7 @@ class MultilevelToeplitz(StructuredMatrix):
         return self._block(range(m), range(n)) if m * n else xp.zeros((m, n), dtype=self.dtype, device=self.device)
 
     def _detail(self) -> str:
-        return f"{len(self.shapes)} levels " + " ".join(f"{m}×{n}" for m, n in self.shapes)
+        return ", ".join(f"{m}×{n}" for m, n in self.shapes)
 
 
 def _with_levels(x: Array, where: str, name: str) -> Array:
