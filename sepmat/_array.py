@@ -204,6 +204,19 @@ def power_of_two(x: Array, axis: int | None = None) -> Array:
     return binade(top)
 
 
+def sum_of_squares(x: Array) -> float | None:
+    """Σ |x|² in the precision of x, or None where the host would have to wait for it. No gradient."""
+    if is_torch(x):
+        if x.device.type != "cpu":
+            return None
+        flat = x.detach().reshape(-1)
+        return float(flat.vdot(flat).real if flat.is_complex() else flat.dot(flat))
+    if not is_numpy(x):
+        return None
+    flat = x if x.ndim == 1 else x.ravel(order="K")
+    return float(np.vdot(flat, flat).real)
+
+
 def binade(size: Array) -> Array:
     """The largest power of two <= size, elementwise; 1 where size is zero or not finite."""
     xp = array_namespace(size)

@@ -199,6 +199,21 @@ class StructuredMatrix(abc.ABC):
             found = memo[key] = (versions, compute())
         return found[1]
 
+    @property
+    def _remembers(self) -> bool:
+        """Whether _remember keeps anything: not where gradients are asked for."""
+        return not self._tensors or _array.versions(self._tensors) is not None
+
+    def _dense_transpose(self) -> Array:
+        """The dense transpose, whose rows meet a batch of rows without a turn."""
+        xp = self.xp
+        return xp.asarray(xp.matrix_transpose(self._to_dense()), copy=True)
+
+    def _times_dense(self, x: Array, axis: int) -> Array:
+        """_apply by the remembered dense form, for a plan that says so."""
+        D = self._remember("dense", self._dense_transpose)
+        return x @ D if axis == -1 else self.xp.matrix_transpose(D) @ x
+
     def __getstate__(self) -> dict[str, Any]:
         return self._fields()
 

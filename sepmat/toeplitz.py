@@ -5,6 +5,7 @@ matrix is a Toeplitz matrix times the reversal. Products are two FFTs.
 """
 
 import abc
+import math
 from collections.abc import Sequence
 from typing import Any, final
 
@@ -12,7 +13,8 @@ from . import _array, _check
 from ._array import Array
 from .basic import inverse_of_values
 from .errors import ArgumentError, ShapeError, UnsupportedError
-from .kernels import fourier
+from .kernels import fourier, plan
+from .kernels.unrolled import unroll
 from .linalg import (
     conversion,
     convert,
@@ -65,6 +67,30 @@ class _Diagonals(StructuredMatrix):
         at = self._place(i[:, None], j[None, :])
         return xp.reshape(xp.take(self._diagonals(), xp.reshape(at, (-1,)), axis=0), at.shape)
 
+    @abc.abstractmethod
+    def _length(self) -> int:
+        """Of the transforms of a product."""
+
+    @abc.abstractmethod
+    def _by_fft(self, x: Array, axis: int) -> Array:
+        """What _apply does for a matrix that is not small."""
+
+    _descending = True  # whether the rows of the transpose are windows of t that move backwards
+
+    def _apply(self, x: Array, axis: int) -> Array:
+        return self._by_fft(x, axis) if self._plan(x.shape, axis).route == "fft" else self._times_dense(x, axis)
+
+    def _plan(self, shape: tuple[int, ...], axis: int) -> plan.Transform:
+        """By sizes alone; a gradient needs the transforms."""
+        m, n = self.shape
+        vectors = 1 if len(shape) == 1 else math.prod(shape) // max(1, n)
+        p = plan.transform(m, n, self._length(), vectors, plan.kind(self.dtype))
+        return p if p.route == "fft" or self._remembers else p._replace(route="fft")
+
+    def _dense_transpose(self) -> Array:
+        m, n = self.shape
+        return unroll(self._diagonals(), n, m, self._descending) if m * n else self._to_dense().T
+
     def _to_dense(self) -> Array:
         m, n = self.shape
         if not m * n:
@@ -115,7 +141,10 @@ class Toeplitz(_Diagonals):
     def _place(self, i: Array, j: Array) -> Array:
         return self.shape[1] - 1 + i - j
 
-    def _apply(self, x: Array, axis: int) -> Array:
+    def _length(self) -> int:
+        return _padded_length(sum(self.shape) - 1, self.c)
+
+    def _by_fft(self, x: Array, axis: int) -> Array:
         m, n = self.shape
         S = self._remember("spectrum", lambda: _padded_spectrum(self._diagonals()))
         return fourier.convolve(S, x, n - 1, n - 1 + m, axis)
@@ -177,7 +206,12 @@ class Hankel(_Diagonals):
     def _place(self, i: Array, j: Array) -> Array:
         return i + j
 
-    def _apply(self, x: Array, axis: int) -> Array:
+    _descending = False
+
+    def _length(self) -> int:
+        return _padded_length(sum(self.shape) - 1, self.c)
+
+    def _by_fft(self, x: Array, axis: int) -> Array:
         m, n = self.shape
         S = self._remember("spectrum", lambda: _padded_spectrum(self._diagonals()))
         return fourier.convolve(S, self.xp.flip(x, axis=axis), n - 1, n - 1 + m, axis)
@@ -227,7 +261,12 @@ def _column_and_row(c: Any, r: Any, where: str, corner: int) -> tuple[Array, Arr
 
 
 def _padded_spectrum(t: Array) -> fourier.Spectrum:
-    return fourier.spectrum(t, fourier.fast_length(t.shape[0], not _array.is_complex(t)) if t.shape[0] else 0)
+    return fourier.spectrum(t, _padded_length(t.shape[0], t))
+
+
+def _padded_length(n: int, like: Array) -> int:
+    """A good length for the transforms of n diagonals."""
+    return fourier.fast_length(n, not _array.is_complex(like)) if n > 0 else 0
 
 
 def _conj(x: Array) -> Array:
@@ -252,7 +291,10 @@ class _FCirculant(_Diagonals):
     def _place(self, i: Array, j: Array) -> Array:
         return self.shape[1] - 1 + i - j
 
-    def _apply(self, x: Array, axis: int) -> Array:
+    def _length(self) -> int:
+        return int(self.c.shape[0])
+
+    def _by_fft(self, x: Array, axis: int) -> Array:
         return fourier.convolve(self._remember("spectrum", self._spectrum), x, 0, self.corner[0], axis)
 
     def _spectrum(self) -> fourier.Spectrum:

@@ -12,7 +12,6 @@ and a complex one a complex FFT of length n. Data far from 1 is divided by a pow
 overflows or underflows that the result does not.
 """
 
-import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -22,9 +21,15 @@ import scipy.fft
 
 from .. import _array
 from .._array import Array
+from . import plan
 from ._table import KernelTable
 
-TERM_BLOCK = 2**18  # entries of the intermediates of all terms taken together; they stay in the cache
+try:  # what scipy.fft calls: its own checks take 3 µs a transform, as long as one of length 512
+    from scipy.fft._pocketfft import pypocketfft
+except ImportError:  # pragma: no cover - a SciPy that is built in another way
+    pypocketfft = None
+
+TERM_BLOCK = 2**16  # entries of the intermediates of all terms taken together; they stay in the cache
 
 
 class Spectrum(NamedTuple):
@@ -83,7 +88,7 @@ def generator(S: Spectrum) -> Array:
 def _forward(fft: Any, S: Spectrum, x: Array, axis: int) -> Array:
     """The coefficients of x, padded by zeros to length n, in the eigenvectors of S."""
     if S.twist is None:
-        n = None if x.shape[axis] == S.n else S.n  # told a length, SciPy takes a microsecond to look at it
+        n = None if x.shape[axis] == S.n else S.n
         return fft.rfft(x, n=n, axis=axis) if S.real else fft.fft(x, n=n, axis=axis)
     x = _pad(x, S.n, axis)
     if not S.real:
@@ -122,8 +127,42 @@ def _root(like: Array, n: int, count: int) -> Array:
     return xp.asarray(powers, dtype=_array.complex_dtype(xp, like.dtype), device=_array.device(like))
 
 
+class _PocketFFT:
+    """The four transforms of scipy.fft along one axis of a NumPy array of a supported dtype."""
+
+    @staticmethod
+    def rfft(x: Any, n: int | None = None, axis: int = -1) -> Any:
+        return pypocketfft.r2c(_fit(x, n, axis), (axis % x.ndim,), True, 0, None, 1)
+
+    @staticmethod
+    def irfft(X: Any, n: int, axis: int = -1) -> Any:
+        return pypocketfft.c2r(X, (axis % X.ndim,), n, False, 2, None, 1)
+
+    @staticmethod
+    def fft(x: Any, n: int | None = None, axis: int = -1) -> Any:
+        return pypocketfft.c2c(_fit(x, n, axis), (axis % x.ndim,), True, 0, None, 1)
+
+    @staticmethod
+    def ifft(X: Any, n: int | None = None, axis: int = -1) -> Any:
+        return pypocketfft.c2c(_fit(X, n, axis), (axis % X.ndim,), False, 2, None, 1)
+
+
+def _fit(x: Any, n: int | None, axis: int) -> Any:
+    """x padded by zeros to length n, with addresses that vector instructions can take."""
+    if n is None or n == x.shape[axis]:
+        return x if x.flags.aligned else x.copy()
+    shape = list(x.shape)
+    shape[axis] = n
+    padded = np.zeros(shape, x.dtype)
+    _cut(padded, 0, x.shape[axis], axis)[...] = x
+    return padded
+
+
+_NUMPY_FFT: Any = scipy.fft if pypocketfft is None else _PocketFFT
+
+
 def _fft_of(x: Array) -> Any:
-    return scipy.fft if _array.is_numpy(x) else _array.array_namespace(x).fft
+    return _NUMPY_FFT if _array.is_numpy(x) else _array.array_namespace(x).fft
 
 
 def _along(v: Array, axis: int) -> Array:
@@ -185,18 +224,17 @@ def _scale(x: Array, axis: int | None = None) -> Array | None:
     """A power of two near max|x| (with an axis one for each vector along it), or None where three such factors
     multiply safely as they are.
 
-    Looking costs one dot product on NumPy. On an accelerator it would make the host wait, so there x is always scaled.
+    Looking costs one dot product on a CPU. On an accelerator it would make the host wait, so there x is always scaled.
     """
-    if _array.is_numpy(x):
-        flat = x if x.ndim == 1 else x.ravel(order="K")
-        square = np.vdot(flat, flat).real
-        limit = _LIMITS[x.dtype.itemsize // (2 if x.dtype.kind == "c" else 1)]
-        if 1 / limit < square < limit or (not square > 0 and not flat.any()):
+    square = _array.sum_of_squares(x)
+    if square is not None:
+        low, high = _LIMITS[plan.kind(x.dtype)]
+        if low < square < high or (square == 0 and not (x != 0).any()):
             return None
     return _array.power_of_two(x, axis)
 
 
-_LIMITS = {4: 2.0**64, 8: 2.0**512}  # of a sum of squares, by the size of a real number
+_LIMITS = {kind: (1 / limit, limit) for kind, limit in zip("fFdD", (2.0**64, 2.0**64, 2.0**512, 2.0**512), strict=True)}
 
 
 def rescale(y: Array, *scales: Array | None) -> Array:
@@ -218,15 +256,50 @@ def rescale(y: Array, *scales: Array | None) -> Array:
 
 
 def _kernel(run: Callable[..., Array], x_at: int) -> KernelTable:
-    """The table of a function of an FFT module: scipy.fft for NumPy arrays, else that of the array API."""
+    """The table of a function of an FFT module: that of the array API, or SciPy's for NumPy arrays, in blocks."""
 
     def reference(*args: Any) -> Array:
         return run(_array.array_namespace(args[x_at]).fft, *args)
 
+    def scipy_row(*args: Any) -> Array:
+        return _in_blocks(run, x_at, args)
+
     reference.__doc__ = run.__doc__
     table = KernelTable(run.__name__.lstrip("_"), reference)
-    table.row("scipy", lambda *args: _array.is_numpy(args[x_at]))(functools.partial(run, scipy.fft))
+    table.row("scipy", lambda *args: type(args[x_at]) is np.ndarray)(scipy_row)
     return table
+
+
+def _in_blocks(run: Callable[..., Any], x_at: int, args: tuple[Any, ...]) -> Any:
+    """Many vectors in blocks of rows that stay in L2 with their transforms; columns are turned, block by block."""
+    x, axis = args[x_at], args[-1]
+    n, step = x.shape[axis], plan.vectors(args[0].n, x.dtype.char)
+    if x.size <= step * n or not x.size:
+        if axis == -2 and x.shape[-1] == 1:  # one column is a row
+            return run(_NUMPY_FFT, *args[:x_at], x[..., 0], *args[x_at + 1 : -1], -1)[..., None]
+        return run(_NUMPY_FFT, *args)
+    if axis == -2 and x.ndim > 2:
+        return np.stack([_in_blocks(run, x_at, (*args[:x_at], part, *args[x_at + 1 :])) for part in x])
+    rows = x.reshape(-1, n) if axis == -1 else x.T
+
+    def block(i: int) -> Any:
+        part = np.ascontiguousarray(rows[i : i + step])
+        return run(_NUMPY_FFT, *args[:x_at], part, *args[x_at + 1 : -1], -1)
+
+    count, first = rows.shape[0], block(0)
+    m = first.shape[-1]
+    out = np.empty((count, m), first.dtype) if axis == -1 else np.empty((m, count), first.dtype).T
+    out[:step] = first
+    for i in range(step, count, step):
+        out[i : i + step] = block(i)
+    return out.T if axis == -2 else out.reshape((*x.shape[:-1], m))
+
+
+def _times(X: Array, v: Array) -> Array:
+    """X v, in place where X is an array of ours."""
+    if isinstance(X, np.ndarray):
+        return np.multiply(X, v, out=X)
+    return X * v
 
 
 def _convolve(fft: Any, S: Spectrum, x: Array, start: int, stop: int, axis: int) -> Array:
@@ -234,13 +307,13 @@ def _convolve(fft: Any, S: Spectrum, x: Array, start: int, stop: int, axis: int)
 
     Two FFTs of length n for every vector.
     """
-    if not _array.size(x) or start >= stop:
+    if 0 in x.shape or start >= stop:
         return _zeros(x, stop - start, axis)
     dtype, x = x.dtype, _widen(x)
     scale = _scale(x, axis)
     if scale is not None:
         x = x / _array.astype(scale, x.dtype)
-    X = _forward(fft, S, x, axis) * _along(S.values, axis)
+    X = _times(_forward(fft, S, x, axis), _along(S.values, axis))
     y = _inverse(fft, S, X, axis, stop, start)
     return _array.astype(rescale(y, S.scale, scale), dtype)
 
@@ -251,7 +324,7 @@ def _convolve_twice(fft: Any, outer: Spectrum, inner: Spectrum, x: Array, stop: 
     1 + r + r + 1 FFTs of length n for every vector, in blocks of terms whose intermediates stay in the cache.
     """
     terms, n = inner.values.shape[0], inner.n
-    if not _array.size(x) or not stop or not terms:
+    if 0 in x.shape or not stop or not terms:
         return _zeros(x, stop, axis)
     xp = _array.array_namespace(x)
     dtype, x = x.dtype, _widen(x)
@@ -266,7 +339,7 @@ def _convolve_twice(fft: Any, outer: Spectrum, inner: Spectrum, x: Array, stop: 
         stop_term = min(start + step, terms)
         Y = X * _along(inner.values[start:stop_term, :], axis)
         y = _inverse(fft, inner, Y, axis, n)
-        Y = _forward(fft, outer, y, axis) * _along(outer.values[start:stop_term, :], axis)
+        Y = _times(_forward(fft, outer, y, axis), _along(outer.values[start:stop_term, :], axis))
         part = xp.sum(Y, axis=axis - 1)
         total = part if total is None else total + part
     y = _inverse(fft, outer, total, axis, stop)

@@ -19,9 +19,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .. import _array
+
 # sizes of one number, and real multiplications in one of its multiplications, by the character of the dtype
 SIZE = {"f": 4, "d": 8, "F": 8, "D": 16}
 REAL = {"f": 1, "d": 1, "F": 4, "D": 4}
+
+
+def kind(dtype: Any) -> str:
+    """The character of the dtype that products with this one are computed in."""
+    known: str | None = getattr(dtype, "char", None)
+    if known in SIZE:
+        return known
+    return {"float64": "d", "complex64": "F", "complex128": "D"}.get(_array.dtype_name(dtype), "f")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -326,7 +336,85 @@ def _blocked(
 
 # transforms -----------------------------------------------------------------------------------------------------------------
 
+# Crossovers that these constants give, n of square matrices, float64 (float32): circulant, 1 vector 240 (350), 64 rows 110
+# (130); Toeplitz, 1 vector 300 (430), 64 rows 240 (300). Measured, dense over FFT at n = 256: 0.9 (0.5), 2.4 (1.7); Toeplitz 0.6
+# (0.3), 1.0 (0.9).
+TRANSFORM = 6e-6  # what a product by FFT costs beside its transforms: circulant, n = 64
+PADDING = 1.5e-6  # and more where x is padded: Toeplitz, n = 64
+FFT_ONE = 8.5e9  # flop/s of a transform of one vector: n = 1024 in 3.0 µs, both precisions
+FFT_MANY = {4: 23e9, 8: 13e9}  # of 64 rows of 1024, by the size of a real number
+DENSE_CALL = 1.2e-6
+GEMV = 80e9  # bytes of the matrix per second: n = 256 float64 in 6.4 µs
+DENSE_BYTES = 2**25  # of a dense form that is remembered beside a structure
+
+
+class Transform(NamedTuple):
+    """A product with an m×n matrix by FFTs of length `length`, or by its dense form where that is faster."""
+
+    route: str  # "fft" or "dense"
+    m: int
+    n: int
+    length: int
+    transforms: int  # for each vector
+    vectors: int
+    kind: str
+    saved: float  # seconds that the dense form saves, negative where it costs more
+    making: float  # seconds that making it takes
+    seconds: float
+
+    @property
+    def flops(self) -> int:
+        if self.route == "dense":
+            return 2 * self.m * self.n * self.vectors * REAL[self.kind]
+        pointwise = 6 * (self.length // (1 if REAL[self.kind] == 4 else 2)) * max(1, self.transforms - 1)
+        return round(self.vectors * (self.transforms * fft_flops(self.length, self.kind) + pointwise))
+
+    @property
+    def bytes(self) -> int:
+        """The vectors, the results, and what is stored of the matrix."""
+        stored = self.m * self.n if self.route == "dense" else self.length * max(1, self.transforms - 2)
+        return SIZE[self.kind] * ((self.m + self.n) * self.vectors + stored)
+
+
+@functools.lru_cache(maxsize=4096)
+def transform(m: int, n: int, length: int, vectors: int, kind: str, transforms: int = 2) -> Transform:
+    """FFT or dense, by sizes alone."""
+    size = SIZE[kind]
+    rate = FFT_ONE if vectors < 4 else FFT_MANY[size // (2 if REAL[kind] == 4 else 1)]
+    one = transforms * fft_cost(length, kind) / rate
+    fixed = TRANSFORM * transforms / 2 + (PADDING if length > max(m, n) else 0.0)
+    fast = fixed + vectors * one
+    dense = DENSE_CALL + m * n * size / GEMV
+    if vectors > 1:
+        dense += 2 * m * n * vectors * REAL[kind] / LARGE_RATE[size // (2 if REAL[kind] == 4 else 1)]
+    small = m * n * size <= DENSE_BYTES
+    route = "dense" if dense < fast and small else "fft"
+    making = fixed + n * transforms * fft_cost(length, kind) / FFT_MANY[size // (2 if REAL[kind] == 4 else 1)]
+    saved = fast - dense if small else -math.inf
+    return Transform(route, m, n, length, transforms, vectors, kind, saved, making, min(fast, dense) if small else fast)
+
 
 def fft_flops(n: int, kind: str) -> float:
     """The usual count of a transform of length n: 2.5 n log2 n for real data, twice that for complex."""
     return (5.0 if REAL[kind] == 4 else 2.5) * n * math.log2(max(2, n))
+
+
+@functools.lru_cache(maxsize=4096)
+def fft_cost(n: int, kind: str) -> float:
+    """fft_flops of as much work: Bluestein's way around a large prime factor takes four transforms of twice the length.
+
+    n = 16381 takes 8.7 times as long as 16384.
+    """
+    rest = n
+    for p in (2, 3, 5, 7, 11, 13, 17, 19, 23):
+        while rest > 1 and rest % p == 0:
+            rest //= p
+    return fft_flops(n, kind) if rest <= 1 else 4 * fft_flops(2 * n, kind)
+
+
+def vectors(n: int, kind: str) -> int:
+    """How many rows are transformed together: those that fit in L2 twice over, in eights for pocketfft's vectors.
+
+    64 rows of 4099, padded to 8232, float64: 6.9 ms at once, 4.8 ms in blocks of 8.
+    """
+    return max(8, 2 * CACHE // max(1, 3 * n * SIZE[kind]) // 8 * 8)

@@ -1,0 +1,25 @@
+"""The dense form of a matrix that is constant along its diagonals or antidiagonals, from its vector of diagonals."""
+
+import numpy as np
+
+from .. import _array
+from .._array import Array
+from ._table import KernelTable
+
+
+def _reference(t: Array, rows: int, columns: int, descending: bool) -> Array:
+    """The windows t[s : s + columns] as rows, s = 0, 1, …, rows - 1, or backwards; t has rows + columns - 1 entries."""
+    xp = _array.array_namespace(t)
+    s = xp.arange(rows, dtype=xp.int64, device=_array.device(t))
+    at = (xp.flip(s) if descending else s)[:, None] + xp.arange(columns, dtype=xp.int64, device=_array.device(t))[None, :]
+    return xp.reshape(xp.take(t, xp.reshape(at, (-1,)), axis=0), (rows, columns))
+
+
+unroll = KernelTable("unroll", _reference)
+
+
+@unroll.row("numpy", lambda t, *_: type(t) is np.ndarray)
+def _windows(t: Array, rows: int, columns: int, descending: bool) -> Array:
+    """A strided view, copied."""
+    windows = np.lib.stride_tricks.sliding_window_view(t, columns)
+    return np.array(windows[::-1] if descending else windows)
