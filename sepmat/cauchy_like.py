@@ -22,7 +22,7 @@ STEPS = 6  # of refinement at most
 GOAL = 0.5  # residual / (n u ‖A‖₂ ‖x‖) at which it ends; 1 is promised
 LIMIT = 30.0  # and beyond which a result comes with a warning
 DENSE = _check.DENSE_LEAST_SQUARES  # for singular ones: sm.lstsq needs full rank
-PROBES = 2  # random vectors that estimate norms
+PROBES = 1  # random vectors that estimate norms
 
 Displaced = Toeplitz | Hankel | LowDisplacementRank
 

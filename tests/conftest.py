@@ -5,7 +5,9 @@ it, a scale of zero allows no error, and the worst ratio of every named bound is
 """
 
 import importlib
+import json
 import math
+import pathlib
 import zlib
 
 import hypothesis
@@ -93,6 +95,10 @@ def rng(request):
     return np.random.default_rng(zlib.crc32(request.node.nodeid.encode()))
 
 
+def pytest_addoption(parser):
+    parser.addoption("--bounds", metavar="FILE", help="write the largest ratio of every named bound to this JSON file")
+
+
 def pytest_sessionfinish(session):
     if hasattr(session.config, "workeroutput"):
         session.config.workeroutput["worst"] = worst
@@ -109,3 +115,9 @@ def pytest_terminal_summary(terminalreporter):
         terminalreporter.write_sep("-", "largest error / bound")
         for name, value in sorted(worst.items()):
             terminalreporter.write_line(f"{name:30s} {value:.2e}")
+        file = terminalreporter.config.getoption("--bounds")
+        if file:
+            found = {name: float(f"{value:.2g}") for name, value in sorted(worst.items())}
+            pathlib.Path(file).write_text(
+                json.dumps({"worst error / bound": found}, indent=1, ensure_ascii=False) + "\n"
+            )
