@@ -7,7 +7,7 @@ take the formula of Sherman, Morrison and Woodbury. With A = M + U Vᵀ, X = M�
 
 The formula alone loses κ(M) (Yip, "A note on the stability of solving a rank-p modification of a linear system by the
 Sherman–Morrison–Woodbury formula", 1986); steps of refinement with products of A take that back as long as the first
-solution has a digit, and what then still leaves a residual is refused.
+solution has a digit, and what then still leaves a residual is refused. Small entries of a diagonal M are raised first.
 """
 
 import functools
@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from . import _array, _check
 from ._array import Array
-from .basic import Dense
+from .basic import Dense, Diagonal
 from .displacement import LowDisplacementRank
 from .errors import SingularMatrixError, UnsupportedError
 from .expressivity import displacement_form, has_displacement, leaves
@@ -31,6 +31,7 @@ __all__: list[str] = []
 STEPS = 4  # of refinement at most; the formula takes one at least
 GOAL = 1.0  # ‖b - A x‖ / (n u ‖A‖ ‖x‖) at which it ends
 LIMIT = 30.0  # and beyond which the result is refused
+SMALL = 1e-3  # entries of a diagonal term, relative to the largest, beside which the formula would lose digits
 
 
 class _Parts(NamedTuple):
@@ -71,12 +72,34 @@ def _split(A: Sum, function: OpenFunction) -> tuple[StructuredMatrix, Array, Arr
     return M.astype(A.dtype), _array.astype(U, A.dtype), _array.astype(V, A.dtype)
 
 
+def _lifted(M: Diagonal, U: Array, V: Array) -> tuple[Diagonal, Array, Array]:
+    """M + U Vᵀ with the r smallest entries of M, r = rank, raised to the largest, and that taken back by r terms more.
+
+    σ_min(A) is at most the (r + 1)-th smallest |d_j| (Weyl), so M is then no worse conditioned than A is.
+    """
+    xp, (n, r) = M.xp, U.shape
+    size = xp.abs(_array.stop_gradient(M.d))
+    if not r or not n or not bool(xp.min(size) < SMALL * xp.max(size)):
+        return M, U, V
+    top = _array.astype(xp.max(size), M.dtype)
+    small = xp.argsort(size, stable=True)[: min(r, n)]
+    rows = xp.arange(n, dtype=small.dtype, device=M.device)
+    E = _array.astype(rows[:, None] == small[None, :], M.dtype)
+    low = xp.concat((V, E * (xp.take(M.d, small, axis=0) - top)), axis=1)
+    raised = xp.where(xp.any(rows[:, None] == small[None, :], axis=1), top, M.d)
+    return Diagonal._of(d=raised), xp.concat((U, E), axis=1), low
+
+
 def _parts(A: Sum, function: OpenFunction) -> _Parts:
     M, U, V = _split(A, function)
     where, xp = function.__name__, A.xp
+    if isinstance(M, Diagonal):
+        M, U, V = _lifted(M, U, V)
     try:
         X = solve.rule(M, U)
     except SingularMatrixError as error:
+        if isinstance(M, Diagonal):
+            raise singular(A, where, f"more zeros on the diagonal than the rank {U.shape[1] // 2}") from None
         got = f"the term {M._name()} of the sum is singular, which A need not be ({error.args[2]})"
         raise _refused(where, got) from None
     C = xp.eye(U.shape[1], dtype=U.dtype, device=A.device) + xp.matrix_transpose(V) @ X

@@ -130,22 +130,52 @@ def test_singular_sums_are_found(dtype, xp, rng):
         sm.solve(exact, xp.asarray(np.ones(2, dtype)))
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("small", [0.0, 1e-30, 1e-9])
+def test_zeros_on_the_diagonal(small, dtype, xp, rng):
+    """As many zeros as the rank leave the sum nonsingular, and solved to n u; one more makes it singular."""
+    n, k = 20, 3
+    d = normal(rng, (n,), dtype) + np.asarray(3, dtype)
+    d[[2, 5, 11]] = small
+    U, V = normal(rng, (n, k), dtype), normal(rng, (n, k), dtype)
+    A = sm.Diagonal(xp.asarray(d)) + sm.LowRank(xp.asarray(U), xp.asarray(V))
+    D = (np.diag(ref.wide(d)) + ref.low_rank(ref.wide(U), ref.wide(V))).astype(complex)
+    b = normal(rng, (n, 2), dtype)
+    x = host(sm.solve(A, xp.asarray(b, copy=True)))
+    kappa = np.linalg.cond(D)
+    assert kappa < 1e6
+    check(
+        np.linalg.norm(b - D @ x),
+        np.linalg.norm(D, 2) * np.linalg.norm(x) + np.linalg.norm(b),
+        2 * n,
+        dtype,
+        "Woodbury, zeros",
+    )
+    check(np.linalg.norm(host(sm.inverse(A).to_dense()) @ D - np.eye(n)), kappa * n, 30 * n, dtype, "Woodbury, zeros")
+    sign, logabs = sm.slogdet(A)
+    s, l = np.linalg.slogdet(D)
+    check(abs(host(sign) - s) + abs(float(host(logabs)) - l), kappa, 30 * n, dtype, "Woodbury, zeros")
+    d[7] = 0.0
+    if not small:
+        A = sm.Diagonal(xp.asarray(d)) + sm.LowRank(xp.asarray(U), xp.asarray(V))
+        with pytest.raises(sm.SingularMatrixError, match=r"more zeros on the diagonal than the rank 3, rcond"):
+            sm.solve(A, xp.asarray(b, copy=True))
+
+
 def test_what_the_formula_cannot_do_is_refused(rng):
-    """A singular or nearly singular term beside a well-conditioned sum."""
+    """A singular or nearly singular term beside a well-conditioned sum, where its entries cannot be raised."""
     n = 20
-    u = rng.standard_normal(n)
-    d = np.ones(n)
-    for small in (0.0, 1e-19):
-        d[3] = small
-        A = sm.Diagonal(d) + sm.LowRank(u[:, None], u[:, None])
+    u = np.ones(n) + 0.1 * rng.standard_normal(n)
+    for off in (0.0, 1e-19):
+        c = np.r_[1.0, -1 + off, np.zeros(n - 2)]
+        A = sm.Circulant(c) + sm.LowRank(u[:, None], u[:, None])
         assert np.linalg.cond(A.to_dense()) < 1e4
-        with pytest.raises(sm.UnsupportedError, match="solve: A: the term Diagonal") as caught:
+        with pytest.raises(sm.UnsupportedError, match="solve: A: the term Circulant") as caught:
             sm.solve(A, np.ones(n))
         assert len(re.split(", or ", caught.value.args[4])) == 2
         np.testing.assert_allclose(A @ sm.solve(sm.Dense(A.to_dense()), np.ones(n)), 1, rtol=1e-10)
-    d[3] = 1e-9  # refinement takes this
-    A = sm.Diagonal(d) + sm.LowRank(u[:, None], u[:, None])
-    np.testing.assert_allclose(A @ sm.solve(A, np.ones(n)), 1, rtol=1e-13)
+    A = sm.Circulant(np.r_[1.0, -1 + 1e-9, np.zeros(n - 2)]) + sm.LowRank(u[:, None], u[:, None])
+    np.testing.assert_allclose(A @ sm.solve(A, np.ones(n)), 1, rtol=1e-13)  # refinement takes this
 
 
 def test_other_sums_have_no_rule(rng):
@@ -247,10 +277,13 @@ def test_sums_of_low_displacement_rank(name, dtype, xp, rng):
 
 
 @pytest.mark.parametrize("dtype", ["float64", "complex128"])
-def test_gradients(dtype, rng):
+@pytest.mark.parametrize("zeros", [False, True])
+def test_gradients(zeros, dtype, rng):
     torch = pytest.importorskip("torch")
     arrays = [torch.asarray(normal(rng, s, dtype)) for s in ((5,), (5, 2), (5, 2), (5, 2))]
     arrays[0] = arrays[0] + 3
+    if zeros:
+        arrays[0][:2] = 0
     arrays = [a.requires_grad_() for a in arrays]
 
     def make(d, U, V):
@@ -259,7 +292,7 @@ def test_gradients(dtype, rng):
     def toeplitz(b, d, U, V):
         return sm.solve(sm.Toeplitz(d + 0, torch.concat((d[:1], U[1:, 0]))) + sm.LowRank(U, V), b)
 
-    assert torch.autograd.gradcheck(toeplitz, [arrays[3], *arrays[:3]])
+    assert zeros or torch.autograd.gradcheck(toeplitz, [arrays[3], *arrays[:3]])
     for f in (lambda b, *a: sm.solve(make(*a), b), lambda b, *a: sm.inverse(make(*a)).to_dense(),
               lambda b, *a: sm.slogdet(make(*a)).logabsdet):  # fmt: skip
         assert torch.autograd.gradcheck(f, [arrays[3], *arrays[:3]])
