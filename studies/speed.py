@@ -132,7 +132,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "paper": {
         "cells": PAPER,
         "pace": (5, 15, 0.4),
-        "nearest": {"n": 1024, "terms": 8, "pace": (3, 9, 6.0)},
+        "nearest": {"n": 1024, "terms": 8, "pace": (5, 9, 6.0)},
         "machine": 9,
     },
 }
