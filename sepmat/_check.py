@@ -213,7 +213,7 @@ def check_finite(x: Array, where: str, name: str) -> Array:
     """x without NaN and infinity."""
     xp = _array.array_namespace(x)
     finite = xp.isfinite(x)
-    if not bool(xp.all(finite)):
+    if not (finite.all() if _array.is_numpy(x) else bool(xp.all(finite))):
         bad = np.argwhere(~_array.to_numpy(finite))
         raise NonFiniteError(
             where,

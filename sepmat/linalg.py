@@ -116,16 +116,16 @@ def solve(A: StructuredMatrix, b: Any) -> Array:
     >>> sm.solve(sm.Diagonal([2.0, 4.0]), np.array([2.0, 2.0]))
     array([1. , 0.5])
     """
-    _check.check_square(A.shape, "solve", least_squares=way_to_least_squares(A))
+    _square(A, "solve")
     b, dtype = _right_hand(_checked(A, "solve"), b, "solve")
-    x = solve.rule(A.astype(dtype), _array.astype(b if b.ndim == 2 else b[:, None], dtype))
+    x = solve.rule(_in_dtype(A, dtype), _array.astype(b if b.ndim == 2 else b[:, None], dtype))
     return x if b.ndim == 2 else x[:, 0]
 
 
 @open_function(f"Use sm.inverse({DENSE}), or sm.solve(A, b) for the products you need")
 def inverse(A: StructuredMatrix) -> StructuredMatrix:
     """A⁻¹ as a structured matrix. Raises as `solve` does."""
-    _check.check_square(A.shape, "inverse", least_squares=way_to_least_squares(A))
+    _square(A, "inverse")
     return inverse.rule(_checked(A, "inverse"))
 
 
@@ -170,7 +170,7 @@ def slogdet(A: StructuredMatrix) -> SlogdetResult:
     >>> float(sign), float(logabsdet)
     (-1.0, 0.0)
     """
-    _check.check_square(A.shape, "slogdet", least_squares=way_to_least_squares(A))
+    _square(A, "slogdet")
     return SlogdetResult(*slogdet.rule(_checked(A, "slogdet")))
 
 
@@ -207,7 +207,7 @@ def norm(A: StructuredMatrix, ord: Any = "fro") -> Array:
 @open_function(f"Use sm.eigvals({DENSE}), or scipy.sparse.linalg.eigs(A)")
 def eigvals(A: StructuredMatrix) -> Array:
     """The eigenvalues of a square matrix, complex, with multiplicity, in no particular order."""
-    _check.check_square(A.shape, "eigvals", least_squares=way_to_least_squares(A))
+    _square(A, "eigvals")
     return eigvals.rule(_checked(A, "eigvals"))
 
 
@@ -240,7 +240,7 @@ class Factorization:
         """x with A x = b, b of shape (n,) or (n, k). Raises ShapeError, NonFiniteError."""
         A, (b, dtype) = self.matrix, _right_hand(self.matrix, b, "Factorization.solve")
         with _array.quiet():
-            x = self.solver(A.astype(dtype), _array.astype(b if b.ndim == 2 else b[:, None], dtype))
+            x = self.solver(_in_dtype(A, dtype), _array.astype(b if b.ndim == 2 else b[:, None], dtype))
         return x if b.ndim == 2 else x[:, 0]
 
     def __repr__(self) -> str:
@@ -254,7 +254,7 @@ def factorize(A: StructuredMatrix) -> Factorization:
     Toeplitz, Hankel, LowDisplacementRank: the generators of the inverse; Dense: LU; circulants: the spectrum; a
     Kronecker product and a product: those of its factors. Raises as `solve` does.
     """
-    _check.check_square(A.shape, "factorize", least_squares=way_to_least_squares(A))
+    _square(A, "factorize")
     found: Factorization = factorize.rule(_checked(A, "factorize"))
     return found
 
@@ -269,10 +269,24 @@ def _right_hand(A: StructuredMatrix, b: Any, where: str) -> tuple[Array, Any]:
     return b, A.xp.result_type(A.dtype, _check.check_full_precision(b, where, "b").dtype)
 
 
+def _square(A: StructuredMatrix, where: str) -> None:
+    if A.shape[0] != A.shape[1]:
+        _check.check_square(A.shape, where, least_squares=way_to_least_squares(A))
+
+
+def _in_dtype(A: StructuredMatrix, dtype: Any) -> StructuredMatrix:
+    return A if dtype == A.dtype else A.astype(dtype)
+
+
 def _checked(A: StructuredMatrix, where: str) -> StructuredMatrix:
-    """A with finite entries in a precision that can be factored."""
-    for a in A.arrays():
-        _check.check_full_precision(_check.check_finite(a, where, "A"), where, "A")
+    """A with finite entries in a precision that can be factored; looked at once."""
+
+    def look() -> bool:
+        for a in A.arrays():
+            _check.check_full_precision(_check.check_finite(a, where, "A"), where, "A")
+        return True
+
+    A._remember("finite", look)
     return A
 
 
