@@ -8,7 +8,7 @@ import contextlib
 import math
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import array_api_compat as compat
 import numpy as np
@@ -334,22 +334,31 @@ def normal(rng: Any, shape: tuple[int, ...], like: Array) -> Array:
 # dense routines -------------------------------------------------------------------------------------------------------
 
 
-def rcond(A: Array) -> float:
-    """An estimate of 1/(‖A‖₁‖A⁻¹‖₁) for a square A, 0 when it is exactly singular.
+class Factors(NamedTuple):
+    """A square matrix as `lu_solve` wants it, and an estimate of 1/(‖A‖₁‖A⁻¹‖₁), 0 where it is exactly singular."""
 
-    NumPy: LAPACK's estimator on the LU factors, O(n²) beyond the factorization; elsewhere by the inverse.
-    """
-    A = stop_gradient(A)
-    n = A.shape[-1]
-    if n == 0:
-        return 1.0
-    A = A / astype(power_of_two(A), A.dtype)
-    if is_numpy(A):
-        getrf, gecon = scipy.linalg.get_lapack_funcs(("getrf", "gecon"), (A,))
-        lu, _, info = getrf(A)
-        if info > 0:
-            return 0.0
-        return float(gecon(lu, np.linalg.norm(A, 1))[0])
+    lu: Any  # LAPACK's LU and pivots of A / scale; None: A itself
+    scale: float
+    A: Array
+    rcond: float
+
+
+def lu_factor(A: Array) -> Factors:
+    """In the memory of the host LAPACK's LU and its estimator, O(n²) more; elsewhere the inverse says how good A is."""
+    plain = stop_gradient(A)
+    if not A.shape[-1]:
+        return Factors(None, 1.0, A, 1.0)
+    scale = to_float(power_of_two(plain))
+    if is_numpy(A) or (is_torch(A) and str(A.device) == "cpu"):
+        B = to_numpy(plain) / scale
+        getrf, gecon = scipy.linalg.get_lapack_funcs(("getrf", "gecon"), (B,))
+        norm = float(np.abs(B).sum(axis=0).max())
+        lu, pivots, info = getrf(B)
+        return Factors((lu, pivots), scale, A, 0.0 if info > 0 else float(gecon(lu, norm)[0]))
+    return Factors(None, scale, A, _rcond_by_inverse(plain / astype(power_of_two(plain), A.dtype)))
+
+
+def _rcond_by_inverse(A: Array) -> float:
     xp = array_namespace(A)
     try:
         X = xp.linalg.inv(A)
@@ -359,21 +368,17 @@ def rcond(A: Array) -> float:
     return value if math.isfinite(value) else 0.0
 
 
-def lu_factor(A: Array) -> Any:
-    """What `lu_solve` needs of a nonsingular matrix: LU factors and pivots, or A itself where a library has none."""
-    if is_numpy(A):
-        return scipy.linalg.lu_factor(A, check_finite=False)
-    return array_namespace(A).linalg.lu_factor(A) if is_torch(A) else A
-
-
-def lu_solve(factors: Any, B: Array) -> Array:
-    """A⁻¹ B from lu_factor(A)."""
+def lu_solve(F: Factors, B: Array) -> Array:
+    """A⁻¹ B of the dtype of B; with gradients where they are asked for."""
     xp = array_namespace(B)
-    if is_numpy(B):
-        return scipy.linalg.lu_solve(factors, B, check_finite=False)
-    if is_torch(B):
-        return xp.linalg.lu_solve(astype(factors[0], B.dtype), factors[1], B)
-    return xp.linalg.solve(astype(factors, B.dtype), B)
+    if not F.A.shape[-1]:
+        return copy(B)
+    if F.lu is None or any(is_torch(x) and x.requires_grad for x in (F.A, B)):
+        return xp.linalg.solve(astype(F.A, B.dtype), B)
+    right = to_numpy(B)
+    (getrs,) = scipy.linalg.get_lapack_funcs(("getrs",), (F.lu[0], right))
+    x = getrs(*F.lu, right)[0]
+    return xp.asarray(x / F.scale if F.scale != 1.0 else x, dtype=B.dtype, device=device(B))
 
 
 def qr_triangle(A: Array) -> Array:

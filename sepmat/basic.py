@@ -202,19 +202,18 @@ def is_identity(A: StructuredMatrix) -> bool:
 
 @solve.register
 def _(A: Dense, b: Array) -> Array:
-    _check_singular(A.array, "solve")
-    return A.xp.linalg.solve(A.array, b) if A.shape[0] else _array.copy(b)
+    return _array.lu_solve(_factors(A, "solve"), b)
 
 
 @factorize.register
 def _(A: Dense) -> Factorization:
-    """LU; the rows of A are read once for all right-hand sides."""
-    _check_singular(A.array, "factorize")
-    return Factorization(A, functools.partial(_solve_lu, _array.lu_factor(A.array) if A.shape[0] else None))
+    """LU, once for all right-hand sides."""
+    factors = _factors(A, "factorize")
+    return Factorization(A, functools.partial(_solve_lu, factors), None, factors.rcond)
 
 
-def _solve_lu(factors: Any, A: Dense, b: Array) -> Array:
-    return _array.lu_solve(factors, b) if A.shape[0] else _array.copy(b)
+def _solve_lu(factors: _array.Factors, A: Dense, b: Array) -> Array:
+    return _array.lu_solve(factors, b)
 
 
 @lstsq.register
@@ -224,13 +223,16 @@ def _(A: Dense, b: Array, rcond: float | None) -> Array:
 
 @inverse.register
 def _(A: Dense) -> Dense:
-    _check_singular(A.array, "inverse")
+    _factors(A, "inverse")
     return Dense._of(array=A.xp.linalg.inv(A.array))
 
 
-def _check_singular(array: Array, where: str) -> None:
-    u = _array.unit_roundoff(_array.array_namespace(array), array.dtype)
-    _check.check_rcond(_array.rcond(array), array.shape[0], u, where, f"A (dense {array.shape[0]}×{array.shape[1]})")
+def _factors(A: Dense, where: str) -> _array.Factors:
+    """LU of a matrix that is not singular to its precision."""
+    factors, n = _array.lu_factor(A.array), A.shape[0]
+    u = _array.unit_roundoff(A.xp, A.dtype)
+    _check.check_rcond(factors.rcond, n, u, where, f"A (dense {n}×{n})")
+    return factors
 
 
 @slogdet.register

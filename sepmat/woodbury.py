@@ -117,7 +117,7 @@ def _checked(A: Sum, function: OpenFunction) -> _Parts:
     n, u = A.shape[0], _array.unit_roundoff(A.xp, A.dtype)
     if not n or not parts.U.shape[1]:
         return parts
-    if not _array.rcond(parts.C):
+    if not _array.lu_factor(parts.C).rcond:
         raise singular(A, where, "its capacitance matrix is")
     # with z = A⁻¹ c for a random c, ‖A⁻ᴴ z‖ / ‖z‖ is a lower bound of ‖A⁻¹‖, and close to it when it is large
     c = _array.stop_gradient(_array.normal(_check.as_generator(0, where), (n, 1), parts.U))
