@@ -12,6 +12,7 @@ PEER, PLAIN = 1.0, 1.1  # at most so many times the fastest peer, the best plain
 FFT_LIMIT, GEMM_SHARE, COPY_SHARE = 1.15, 0.75, 0.7
 CALL = 10.0  # µs that a call of a small product may cost beside the arithmetic
 WHERE = [("float64", "numpy"), ("float32", "numpy"), ("float64", "torch"), ("float32", "torch")]
+ARRAYS = {"numpy": "NumPy arrays", "torch": "torch tensors"}
 KINDS = {
     "circulant": "circulant",
     "skew_circulant": "skew-circulant",
@@ -131,49 +132,44 @@ def paper_claims(cells: list[Cell]) -> dict[str, bool]:
         text = f"{text} ({good} of {len(found)} cells; worst {worst:.2f}: {label(cell)}, {where(cell)})"
         out[text] = good == len(found)
 
-    one = of(cells, threads=1)
-    kron, sums = of(one, "Kronecker"), of(one, "sum")
-    transforms = of(one, "fft", "displacement", "used once")
+    def beside(name: str, chosen: list[Cell]) -> None:
+        """Peers of the same library; plain lines of NumPy and SciPy."""
+        for library, words in ARRAYS.items():
+            text = f"{name}, {words}: at most 1.0 × the fastest peer"
+            claim(text, of(chosen, library=library), peer, PEER, True)
+        text = f"{name}, NumPy arrays: at most 1.1 × the best plain lines"
+        claim(text, of(chosen, library="numpy"), reference, PLAIN, True)
+
+    one, two = of(cells, threads=1), of(cells, threads=2)
+    kron, transforms = of(one, "Kronecker"), of(one, "fft", "displacement", "used once")
     large, small = ([c for c in transforms if (c["n"] >= 1000) == big] for big in (True, False))
-    solves = of(one, "Kronecker solve", "circulant solve")
-    for name, chosen in (("Kronecker products", kron), ("sums of 8 products", sums), ("FFT classes, n ≥ 1000", large)):
-        for library, words in (("numpy", "NumPy arrays"), ("torch", "torch tensors")):
-            mine = of(chosen, library=library)
-            claim(f"{name}, {words}: at most 1.0 × the fastest peer", mine, peer, PEER, True)
-            claim(f"{name}, {words}: at most 1.1 × the best plain lines", mine, reference, PLAIN, True)
-    for library, words in (("numpy", "NumPy arrays"), ("torch", "torch tensors")):
-        mine = of(small, library=library)
-        claim(f"FFT classes, n ≤ 512, {words}: at most 1.0 × the fastest peer", mine, peer, PEER, True)
-        text = (
-            f"FFT classes, n ≤ 512, {words}: at most 1.1 × the best plain lines, dense or FFT, and {CALL:g} µs a call"
-        )
-        claim(text, mine, excess, CALL, True)
-    claim("solves: at most 1.0 × the fastest peer", solves, peer, PEER, True)
-    claim("solves: at most 1.1 × the best plain lines", solves, reference, PLAIN, True)
-    many = [c for c in kron if c["n"] <= 8 and c["k"] == 16 and not c.get("rows")]
-    for library, words in (("numpy", "NumPy arrays"), ("torch", "torch tensors")):
+    beside("Kronecker products", kron)
+    for library, words in ARRAYS.items():
+        many = [c for c in of(kron, library=library) if c["n"] <= 8 and c["k"] == 16 and not c.get("rows")]
         text = f"8⁶ and 2¹⁶ with 16 columns, {words}: every peer takes at least 1.5 times our time"
-        claim(text, of(many, library=library), lambda c: inverse(peer(c)), 1.5, False)
-    bound = [c for c in kron if c["n"] >= 64 and c["k"] >= 16]
-    for library, words in (("numpy", "NumPy arrays"), ("torch", "torch tensors")):
-        mine = of(bound, library=library)
-        claim(f"sides ≥ 64, k ≥ 16, {words}: at least 0.75 of the GEMM rate", mine, gemm_share, GEMM_SHARE, False)
+        claim(text, many, lambda c: inverse(peer(c)), 1.5, False)
+        bound = [c for c in of(kron, library=library) if c["n"] >= 64 and c["k"] >= 16]
+        text = f"sides ≥ 64, k ≥ 16, {words}: at least 0.75 of the GEMM rate"
+        claim(text, bound, gemm_share, GEMM_SHARE, False)
     memory = [c for c in of(kron, library="numpy") if (b := bound_by(c)) and b[0] == "copy"]
     claim("memory-bound Kronecker products: at least 0.7 of the copy rate", memory, limit_share, COPY_SHARE, False)
-    pairs = [c for c in of(one, "fft", library="numpy") if c["n"] >= 1024 and c["kind"] != "skew_circulant"]
-    text = "one vector or rows, n ≥ 1024: at most 1.15 × one rfft and one irfft"
-    claim(text, [c for c in pairs if c["layout"] == "rows"], limit_ratio, FFT_LIMIT, True)
+    call = of(one, "overhead", library="numpy")
+    claim("2×2 ⊗ 2×2 on NumPy: at most 25 µs a call", call, lambda c: 1e6 * (seconds(c, OURS) or 0), 25.0, True)
+    beside("sums of 8 products", of(one, "sum"))
+    beside("solves", of(one, "Kronecker solve", "circulant solve"))
+    beside("FFT classes, n ≥ 1000", large)
+    pairs = [c for c in of(large, "fft", library="numpy", layout="rows") if c["kind"] != "skew_circulant"]
+    claim("one vector or rows, n ≥ 1000: at most 1.15 × one rfft and one irfft", pairs, limit_ratio, FFT_LIMIT, True)
+    for library, words in ARRAYS.items():
+        text = f"FFT classes, n ≤ 512, {words}: at most 1.0 × the fastest peer"
+        claim(text, of(small, library=library), peer, PEER, True)
+    text = f"FFT classes, n ≤ 512, NumPy arrays: at most 1.1 × the best plain lines and {CALL:g} µs a call"
+    claim(text, of(small, library="numpy"), excess, CALL, True)
     dense = [c for c in one if "D" in c["entries"] and c["family"] != "overhead"]
     claim("never slower than dense by more than a tenth", dense, dense_ratio, PLAIN, True)
     text = f"never slower than dense by more than a tenth and {CALL:g} µs a call"
     claim(text, dense, lambda c: excess(c, ("D", seconds(c, "D") or 0.0)), CALL, True)
-    call = of(one, "overhead", library="numpy")
-    claim("2×2 ⊗ 2×2 on NumPy: at most 25 µs a call", call, lambda c: 1e6 * (seconds(c, OURS) or 0), 25.0, True)
-    two = of(cells, threads=2)
-    for library, words in (("numpy", "NumPy arrays"), ("torch", "torch tensors")):
-        mine = of(two, library=library)
-        claim(f"two threads, {words}: at most 1.0 × the fastest peer", mine, peer, PEER, True)
-        claim(f"two threads, {words}: at most 1.1 × the best plain lines", mine, reference, PLAIN, True)
+    beside("two threads", two)
     return out
 
 
