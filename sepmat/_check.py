@@ -393,7 +393,7 @@ def as_corner(shape: Any, N: int, where: str, stored: str, instead: str = "") ->
 def check_square(shape: tuple[int, int], where: str, name: str = "A", least_squares: str = LEAST_SQUARES) -> int:
     """The size of a square matrix."""
     if shape[0] != shape[1]:
-        advice = f"Use {least_squares}, or scipy.sparse.linalg.lsmr(A, b)"
+        advice = f"Use {least_squares}, or sm.interop.lsmr(A, b)"
         raise ShapeError(where, name, f"{shape[0]}×{shape[1]}", "a square matrix", advice)
     return shape[0]
 

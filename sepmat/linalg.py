@@ -129,30 +129,24 @@ def inverse(A: StructuredMatrix) -> StructuredMatrix:
     return inverse.rule(_checked(A, "inverse"))
 
 
-@open_function(f"Use sm.lstsq({DENSE}, b), or scipy.sparse.linalg.lsmr(A, b)")
+@open_function(f"Use sm.lstsq({DENSE}, b), or sm.interop.lsmr(A, b)")
 def lstsq(A: StructuredMatrix, b: Any, rcond: Any = None) -> Array:
     """The least-squares solution of A x ≈ b: of all x that minimise ‖b − A x‖₂ the one with the smallest ‖x‖₂.
 
     A: (m, n) of any rank; b: (m,) or (m, k); returns x alone, (n,) or (n, k). Singular values up to rcond times the
     largest count as zero, as in numpy.linalg.lstsq; None is 2 max(m, n) u. Of a Kronecker product this holds factor by
-    factor, since the pseudo-inverse of V ⊗ W is that of V times that of W. Through a QR factorization or an SVD, by
-    the structure of A, never through normal equations. Raises ShapeError, ArgumentError, NonFiniteError, and
-    UnsupportedError without a rule.
+    factor, since the pseudo-inverse of V ⊗ W is that of V times that of W. Through QR factorizations and SVDs of what
+    the structure of A stores; Toeplitz and Hankel matrices must have full rank. Raises ShapeError, ArgumentError,
+    NonFiniteError, SingularMatrixError, and UnsupportedError without a rule.
 
     >>> import numpy as np, sepmat as sm
     >>> sm.lstsq(sm.LowRank(np.ones((3, 1)), np.ones((2, 1))), np.array([1.0, 2.0, 3.0]))
     array([1., 1.])
     """
-    b = _check.as_array(b, "lstsq", "b", like=A.arrays()[0])
-    m = A.shape[0]
-    if b.ndim not in (1, 2) or b.shape[0] != m:
-        raise ShapeError("lstsq", "b", f"shape {tuple(b.shape)}", f"({m},) or ({m}, k)", "Check the sizes")
     if rcond is not None:
         rcond = _check.as_tolerance(rcond, "lstsq", "rcond") if rcond else 0.0
-    _checked(A, "lstsq")
-    _check.check_finite(b, "lstsq", "b")
-    dtype = A.xp.result_type(A.dtype, _check.check_full_precision(b, "lstsq", "b").dtype)
-    x = lstsq.rule(A.astype(dtype), _array.astype(b if b.ndim == 2 else b[:, None], dtype), rcond)
+    b, dtype = _right_hand(_checked(A, "lstsq"), b, "lstsq")
+    x = lstsq.rule(_in_dtype(A, dtype), _array.astype(b if b.ndim == 2 else b[:, None], dtype), rcond)
     return x if b.ndim == 2 else x[:, 0]
 
 
