@@ -77,7 +77,7 @@ def race(entries: Sequence[Entry], truth: Any, bound: float, pace: Pace, rng: An
         checked = {entry.name: check(entry, truth, bound, clock) for entry in entries}
         found = {name: result for name, (result, _) in checked.items()}
         first = {name: took for name, (result, took) in checked.items() if "out" not in result}
-        slow = 10 * min(first.values()) + 0.5  # what takes so long decides nothing: its one call stands
+        slow = 10 * min(first.values(), default=0.0) + 0.5  # what takes so long decides nothing: its one call stands
         samples = {name: [took] for name, took in first.items() if took > slow}
         running = {e.name: e.call for e in entries if e.name in first.keys() - samples.keys()}
         samples |= timed(running, pace, rng, clock, first)

@@ -8,6 +8,7 @@ product runs in the same rounds. Times are CPU times of one thread; a few cells 
 
 import functools
 import itertools
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -144,6 +145,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 def compute(p: dict[str, Any], rng: Any) -> dict[str, Any]:
     """The limits of the machine, every cell, and the nearest sums of Kronecker products."""
     pace = _race.Pace(*p["pace"])
+    if p["machine"] and "OPENBLAS_CORETYPE" in os.environ:
+        print("speed: OPENBLAS_CORETYPE is set, so BLAS may not run at the speed of the machine", file=sys.stderr)
     cells = [cell(spec, pace, rng) for spec in _study.progress(p["cells"], "products")]
     g = p["nearest"]
     return {
