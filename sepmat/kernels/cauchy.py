@@ -11,7 +11,7 @@ under cosine transforms, with real nodes.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,8 +27,8 @@ PANEL = {"f": 32, "c": 16}  # columns: real, complex. Half and one and a half ti
 KEEP = 2.0**-5  # a column is formed anew when its pivot has fallen below this share of what was in it
 NARROW = 4  # columns of the panel after one that was cut short; then twice as many again
 BALANCED = 8  # panels after which the generators are balanced
-SEGMENT = 4  # panels whose rows are held at a time in the substitution
-CHUNK = 2**11  # rows or columns formed at a time: larger arrays would be mapped anew by the allocator each time
+SEGMENT = 8  # panels whose rows are held at a time in the substitution
+CHUNK = 2**10  # rows or columns formed at a time: larger arrays would be mapped anew by the allocator each time
 
 
 class Solved(NamedTuple):
@@ -121,9 +121,9 @@ def _in_panels(G: Array, B: Array, rhs: Array, kind: str) -> Solved:
     """The reference in panels of columns, for arrays in the memory of the host."""
     like, (n, r) = G, G.shape
     G, B, rhs = (_array.to_numpy(x) for x in (G, B, rhs))
-    weights, full = _Weights(kind, n), PANEL[G.dtype.kind]
+    weights, full = _Weights(kind, n, G.dtype), PANEL[G.dtype.kind]
     getrf, getrs, trtrs = scipy.linalg.get_lapack_funcs(("getrf", "getrs", "trtrs"), (G,))
-    columns, rows = np.empty(full * n, G.dtype), np.empty((full, n), G.dtype)
+    columns = np.empty(full * n, G.dtype)
     order, h, b, x = np.arange(n), np.concatenate((G, rhs), axis=1), B, np.empty_like(rhs)
     panels: list[Panel] = []
     marks: dict[int, Any] = {}
@@ -156,30 +156,44 @@ def _in_panels(G: Array, B: Array, rhs: Array, kind: str) -> Solved:
         panels.append(Panel(at, w, h[:w, :r].copy(), V, block, left[:w].copy(), inverse))
         x[at : at + w] = trtrs(block, Y[:, r:])[0]
         h, b, at = h[w:] - lu[w:, :w] @ Y, b[:, w:], at + w
-        if at < n:
-            b = b - V @ weights.rows(panels[-1].g, b, panels[-1].rows, at, rows[:w, : n - at])
-    held = np.empty((SEGMENT * full, n), G.dtype)
-    for start in sorted(marks, reverse=True):
-        segment, b = panels[start : start + SEGMENT], marks[start]
-        for i, p in enumerate(segment):
-            if i and p.inverse is not None:
-                b = p.inverse @ b
-            b, stop = b[:, p.width :], p.at + p.width
-            if stop < n:
-                b = b - p.V @ weights.rows(p.g, b, p.rows, stop, held[i * full : i * full + p.width, : n - stop])
-        for i, p in reversed(list(enumerate(segment))):
-            stop = p.at + p.width
-            if stop < n:
-                known = held[i * full : i * full + p.width, : n - stop] @ x[stop:]
-                x[p.at : stop] -= getrs(p.block, np.arange(p.width, dtype=np.int32), known)[0]
+        b = np.concatenate([b[:, part] - V @ R for part, R in weights.rows(panels[-1], b)] or [b], axis=1)
+    _substitute(x, panels, marks, weights)
     return Solved(_array.array_namespace(like).asarray(x, device=_array.device(like)), sign, logabs)
+
+
+def _substitute(x: Any, panels: "list[Panel]", marks: dict[int, Any], weights: "_Weights") -> None:
+    """x ← U⁻¹ x in place, where x holds block⁻¹ of each panel already: the rows of U are formed anew.
+
+    Segment after segment from the last one: from the generators at its first panel those of its others follow.
+    """
+    (getrs,) = scipy.linalg.get_lapack_funcs(("getrs",), (x,))
+    for start in sorted(marks, reverse=True):
+        segment, b, held = panels[start : start + SEGMENT], marks[start], []
+        end = segment[-1].at + segment[-1].width  # x is known from here on
+        for i, p in enumerate(segment):
+            b = (p.inverse @ b if i and p.inverse is not None else b)[:, p.width :]
+            known, inside, pieces = np.zeros((p.width, x.shape[1]), x.dtype), None, []
+            for part, R in weights.rows(p, b, end):
+                pieces.append(b[:, part] - p.V @ R)
+                if p.at + p.width + part.start < end:
+                    inside = R.copy()
+                else:
+                    known += R @ x[p.at + p.width + part.start : p.at + p.width + part.stop]
+            b = np.concatenate(pieces or [b], axis=1)
+            held.append((p, known, inside))
+        for p, known, inside in reversed(held):
+            stop = p.at + p.width
+            if inside is not None:
+                known = known + inside @ x[stop:end]
+            x[p.at : stop] -= getrs(p.block, np.arange(p.width, dtype=np.int32), known)[0]
 
 
 class _Weights:
     """Blocks of C from generators: products times 1 / (λ_k − μ_l), in chunks that stay in the cache."""
 
-    def __init__(self, kind: str, n: int) -> None:
-        table = nodes(kind, n)
+    def __init__(self, kind: str, n: int, dtype: Any) -> None:
+        table, full = nodes(kind, n), PANEL[np.dtype(dtype).kind]
+        self.scratch = np.empty(full * max(CHUNK, full * SEGMENT), dtype)
         self.n, self.phase = n, table.phase
         self.minus = sliding_window_view(table.minus, n)
         self.plus = None if table.plus is None else sliding_window_view(table.plus, n)
@@ -200,13 +214,18 @@ class _Weights:
             out[:, part] = P.T
         return out
 
-    def rows(self, g: Any, b: Any, rows: Any, first: int, out: Any) -> Any:
-        """These rows of the columns from `first` on."""
-        for j in range(0, b.shape[1], CHUNK):
-            part = slice(j, min(j + CHUNK, b.shape[1]))
-            np.matmul(g, b[:, part], out=out[:, part])
-            self._weigh(out[:, part], rows, slice(first + part.start, first + part.stop))
-        return out
+    def rows(self, p: "Panel", b: Any, end: int = 0) -> Iterator[tuple[slice, Any]]:
+        """The pivot rows of a panel right of it, in chunks of columns; columns before `end` are a chunk of their own.
+
+        Every chunk is formed in the same memory.
+        """
+        first, stop = p.at + p.width, 0
+        while stop < b.shape[1]:
+            start, stop = stop, min(end - first if first + stop < end else stop + CHUNK, b.shape[1])
+            part, R = slice(start, stop), self.scratch[: p.width * (stop - start)].reshape(p.width, stop - start)
+            np.matmul(p.g, b[:, part], out=R)
+            self._weigh(R, p.rows, slice(first + start, first + stop))
+            yield part, R
 
 
 class Panel(NamedTuple):
