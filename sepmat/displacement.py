@@ -6,6 +6,7 @@ matrices with r terms are exactly those of displacement rank <= r. Circulant, sk
 term, Toeplitz matrices 2, products of t of them 2 t, matrices of rank k have 2 k.
 """
 
+import math
 import numbers
 from collections.abc import Iterator, Sequence
 from typing import Any, final
@@ -14,7 +15,7 @@ from . import _array, _check
 from ._array import Array
 from .basic import Identity, is_identity
 from .errors import ArgumentError, DTypeError, ShapeError
-from .kernels import fourier
+from .kernels import fourier, plan
 from .linalg import conversion, convert, diagonal, norm, trace
 from .matrix import StructuredMatrix, structure
 from .toeplitz import Circulant, SkewCirculant, Toeplitz
@@ -159,6 +160,16 @@ class LowDisplacementRank(StructuredMatrix):
         return int(self.g.shape[1])
 
     def _apply(self, x: Array, axis: int) -> Array:
+        return self._by_fft(x, axis) if self._plan(x.shape, axis).route == "fft" else self._times_dense(x, axis)
+
+    def _plan(self, shape: tuple[int, ...], axis: int) -> plan.Transform:
+        """By sizes alone; a gradient needs the transforms."""
+        (m, n), N = self.corner, int(self.g.shape[0])
+        vectors = 1 if len(shape) == 1 else math.prod(shape) // max(1, n)
+        p = plan.transform(m, n, N, vectors, plan.kind(self.dtype), 2 * self.terms + 2)
+        return p if p.route == "fft" or self._remembers else p.by_fft()
+
+    def _by_fft(self, x: Array, axis: int) -> Array:
         outer, inner, e = self._remember("spectra", self._spectra)
         return _array.ldexp(fourier.convolve_twice(outer, inner, x, self.corner[0], axis), e)
 
@@ -230,11 +241,14 @@ class LowDisplacementRank(StructuredMatrix):
         )
         return sum(terms, start=next(terms))
 
-    def _to_dense(self) -> Array:
+    def _dense_transpose(self) -> Array:
         columns = list(self._columns())
         if not columns:
-            return self.xp.zeros(self.shape, dtype=self.dtype, device=self.device)
-        return self.xp.matrix_transpose(self.xp.concat(columns, axis=0))
+            return self.xp.zeros(self.shape[::-1], dtype=self.dtype, device=self.device)
+        return self.xp.concat(columns, axis=0)
+
+    def _to_dense(self) -> Array:
+        return self.xp.matrix_transpose(self._dense_transpose())
 
     def _columns(self) -> Iterator[Array]:
         """Blocks of columns, each as rows (k, m), by products with unit vectors."""
@@ -242,7 +256,7 @@ class LowDisplacementRank(StructuredMatrix):
         step = max(1, BLOCK // max(m, n, 1))
         for start in range(0, n, step):
             E = self._unit_columns(range(start, min(start + step, n)))
-            yield self._apply(self.xp.matrix_transpose(E), -1)
+            yield self._by_fft(self.xp.matrix_transpose(E), -1)
 
     def _detail(self) -> str:
         return f"r={self.terms}" + (", transposed" if self.transposed else "")

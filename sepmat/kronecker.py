@@ -9,7 +9,8 @@ from . import _array, _check
 from ._array import Array
 from .basic import Dense
 from .errors import ShapeError, SingularMatrixError
-from .kernels.kron import chain, kron_matmul
+from .kernels import plan
+from .kernels.kron import chain, kron_matmul, laid_out, merged
 from .linalg import (
     Factorization,
     OpenFunction,
@@ -66,8 +67,33 @@ class Kronecker(StructuredMatrix):
         return tuple(as_operator(F) for F in self.factors)
 
     def _apply(self, x: Array, axis: int) -> Array:
+        p = self._plan(x.shape, axis)
+        if p is None:
+            factors, e = self._remember("balanced", lambda: _balanced(self.factors))
+            return _array.ldexp(apply_factors(factors, x, axis), e)
+        factors, e = self._remember(p.groups, lambda: self._ready(p.groups))
+        return _array.ldexp(kron_matmul(factors, x, axis), e)
+
+    def _ready(self, groups: tuple[tuple[int, int], ...]) -> tuple[tuple[Array, ...], int]:
+        """Balanced and merged factors, and the exponent that is left."""
         factors, e = self._remember("balanced", lambda: _balanced(self.factors))
-        return _array.ldexp(apply_factors(factors, x, axis), e)
+        return laid_out(merged(factors, groups)), e
+
+    def _plan(self, shape: tuple[int, ...], axis: int) -> plan.Chain | None:
+        """What is merged and in which steps; None for structured factors. Merged factors cost too much where each product
+        would have to form them again, for gradients."""
+        shapes = self._array_shapes
+        if shapes is None:
+            return None
+        left, right = plan.sides(shape, axis)
+        return plan.chain(shapes, left, right, plan.kind(self.dtype), self._remembers, _array.is_numpy(self._arrays[0]))
+
+    @functools.cached_property
+    def _array_shapes(self) -> tuple[tuple[int, int], ...] | None:
+        """The shapes of the factors where all of them are arrays."""
+        if any(isinstance(F, StructuredMatrix) for F in self.factors):
+            return None
+        return tuple((int(F.shape[0]), int(F.shape[1])) for F in self.factors)
 
     def _transpose(self) -> StructuredMatrix:
         return self._each(lambda A: A.T)

@@ -9,7 +9,8 @@ from . import _array, _check
 from ._array import Array
 from .basic import Dense, Identity, is_identity
 from .errors import DTypeError, ShapeError, SizeLimitError
-from .kernels.kron import separated_matmul
+from .kernels import plan
+from .kernels.kron import merged, separated_matmul, stacks_laid_out
 from .kernels.terms import inner, parallel, sweep
 from .kernels.terms import khatri_rao as khatri_rao
 from .kronecker import Kronecker, digits, main_entries, rearrange_back
@@ -85,7 +86,7 @@ class Separated(StructuredMatrix):
     def shape(self) -> tuple[int, int]:
         return (math.prod(int(F.shape[1]) for F in self.factors), math.prod(int(F.shape[2]) for F in self.factors))
 
-    @property
+    @functools.cached_property
     def shapes(self) -> tuple[tuple[int, int], ...]:
         """The factor shapes ((m_1, n_1), …, (m_d, n_d))."""
         return tuple((int(F.shape[1]), int(F.shape[2])) for F in self.factors)
@@ -196,8 +197,23 @@ class Separated(StructuredMatrix):
         return self._remember("sweep", compute)
 
     def _apply(self, x: Array, axis: int) -> Array:
-        balanced, e = self._remember("balanced", self._balance)
-        return _array.ldexp(separated_matmul(balanced.factors, balanced.scales, x, axis), e)
+        groups = self._groups(x.shape, axis)
+        factors, e = self._remember(groups, lambda: self._ready(groups))
+        return _array.ldexp(separated_matmul(factors, None, x, axis), e)
+
+    def _groups(self, shape: tuple[int, ...], axis: int) -> tuple[tuple[int, int], ...]:
+        """Which neighbouring factors are multiplied out first, in every term."""
+        shapes, numpy = self.shapes, _array.is_numpy(self.factors[0])
+        left, right = plan.sides(shape, axis)
+        return plan.chain(shapes, left, right, plan.kind(self.dtype), self._remembers, numpy).groups
+
+    def _ready(self, groups: tuple[tuple[int, int], ...]) -> tuple[tuple[Array, ...], int]:
+        """Balanced and merged stacks with the scales in the smallest one, and the exponent that is left."""
+        balanced, e = self._balance()
+        factors, scales = list(merged(balanced.factors, groups)), balanced._weights
+        smallest = min(range(len(factors)), key=lambda i: _array.size(factors[i]))
+        factors[smallest] = factors[smallest] * scales[:, None, None]
+        return stacks_laid_out(factors), e
 
     def _balance(self) -> tuple["Separated", int]:
         """The same terms with even exponents of factors and scales, and the exponent that is left."""

@@ -85,7 +85,7 @@ class _Diagonals(StructuredMatrix):
         m, n = self.shape
         vectors = 1 if len(shape) == 1 else math.prod(shape) // max(1, n)
         p = plan.transform(m, n, self._length(), vectors, plan.kind(self.dtype))
-        return p if p.route == "fft" or self._remembers else p._replace(route="fft")
+        return p if p.route == "fft" or self._remembers else p.by_fft()
 
     def _dense_transpose(self) -> Array:
         m, n = self.shape

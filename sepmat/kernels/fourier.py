@@ -95,7 +95,7 @@ def _forward(fft: Any, S: Spectrum, x: Array, axis: int) -> Array:
         return fft.fft(x * _along(S.twist, axis), axis=axis)
     if S.n % 2:
         return fft.rfft(x * _along(S.twist, axis), axis=axis)
-    return fft.fft(_fold(x, axis) * _along(S.twist, axis), axis=axis)
+    return fft.fft(_times(_fold(x, axis), _along(S.twist, axis)), axis=axis)
 
 
 def _inverse(fft: Any, S: Spectrum, X: Array, axis: int, stop: int, start: int = 0) -> Array:
@@ -105,10 +105,10 @@ def _inverse(fft: Any, S: Spectrum, X: Array, axis: int, stop: int, start: int =
         return _cut(y, start, stop, axis)
     xp = _array.array_namespace(X)
     if not S.real:
-        return _cut(fft.ifft(X, axis=axis) * xp.conj(_along(S.twist, axis)), start, stop, axis)
+        return _cut(_times(fft.ifft(X, axis=axis), xp.conj(_along(S.twist, axis))), start, stop, axis)
     if S.n % 2:
-        return _cut(fft.irfft(X, n=S.n, axis=axis) * _along(S.twist, axis), start, stop, axis)
-    z = fft.ifft(X, axis=axis) * xp.conj(_along(S.twist, axis))
+        return _cut(_times(fft.irfft(X, n=S.n, axis=axis), _along(S.twist, axis)), start, stop, axis)
+    z = _times(fft.ifft(X, axis=axis), xp.conj(_along(S.twist, axis)))
     return _cut(_unfold(z, axis), start, stop, axis)
 
 
@@ -190,25 +190,25 @@ def _fold(x: Array, axis: int) -> Array:
     """z_j = x_j - i x_{j+n/2}."""
     n = x.shape[axis]
     first, second = _cut(x, 0, n // 2, axis), _cut(x, n // 2, n, axis)
-    xp = _array.array_namespace(x)
-    dtype = _array.complex_dtype(xp, x.dtype)
-    if _array.is_numpy(x):
-        z = np.empty(first.shape, dtype)
+    if isinstance(x, np.ndarray):
+        z = np.empty(first.shape, np.result_type(x.dtype, np.complex64))
         z.real = first
         z.imag = -second  # np.negative(second, out=z.imag) is wrong for some strides in NumPy 2.4
         return z
+    xp = _array.array_namespace(x)
+    dtype = _array.complex_dtype(xp, x.dtype)
     return xp.astype(first, dtype) - 1j * xp.astype(second, dtype)
 
 
 def _unfold(z: Array, axis: int) -> Array:
     """The x of _fold."""
-    xp = _array.array_namespace(z)
-    if _array.is_numpy(z):
+    if isinstance(z, np.ndarray):
         half = z.shape[axis]
         x = np.empty((*z.shape[:-1], 2 * half) if axis == -1 else (*z.shape[:-2], 2 * half, z.shape[-1]), z.real.dtype)
         _cut(x, 0, half, axis)[...] = z.real
         _cut(x, half, 2 * half, axis)[...] = -z.imag
         return x
+    xp = _array.array_namespace(z)
     return xp.concat((xp.real(z), -xp.imag(z)), axis=axis)
 
 
@@ -340,7 +340,7 @@ def _convolve_twice(fft: Any, outer: Spectrum, inner: Spectrum, x: Array, stop: 
         Y = X * _along(inner.values[start:stop_term, :], axis)
         y = _inverse(fft, inner, Y, axis, n)
         Y = _times(_forward(fft, outer, y, axis), _along(outer.values[start:stop_term, :], axis))
-        part = xp.sum(Y, axis=axis - 1)
+        part = xp.sum(Y, axis=axis - 1) if stop_term > start + 1 else xp.squeeze(Y, axis=axis - 1)
         total = part if total is None else total + part
     y = _inverse(fft, outer, total, axis, stop)
     return _array.astype(rescale(y, outer.scale, inner.scale, scale), dtype)

@@ -63,6 +63,29 @@ def _reference(factors: Sequence[Array], x: Array, axis: int) -> Array:
 kron_matmul = KernelTable("kron_matmul", _reference)
 
 
+def laid_out(factors: Sequence[Array]) -> tuple[Array, ...]:
+    """The same matrices, small NumPy ones column by column: OpenBLAS packs y Fᵀ for the others.
+
+    64×64 on 64 rows: 1.7 in place of 2.8 ns a number; nothing is lost where F stands on the left.
+    """
+    return tuple(
+        np.asfortranarray(F) if type(F) is np.ndarray and F.size <= plan.LAID_OUT else F for F in factors
+    )
+
+
+def merged(factors: Sequence[Array], groups: Sequence[tuple[int, int]]) -> tuple[Array, ...]:
+    """Kronecker products of neighbours: factors i to j - 1 for each group (i, j); matrices, or stacks of them."""
+    xp, result = array_namespace(*factors), []
+    for i, j in groups:
+        total = factors[i]
+        for F in factors[i + 1 : j]:
+            (*lead, a, b), (m, n) = total.shape, F.shape[-2:]
+            product = total[..., :, None, :, None] * F[..., None, :, None, :]
+            total = xp.reshape(product, (*lead, a * m, b * n))
+        result.append(total)
+    return tuple(result)
+
+
 # NumPy: the same on preallocated arrays, in panels and slabs that stay in the cache -------------------------------------
 
 
@@ -70,7 +93,7 @@ kron_matmul = KernelTable("kron_matmul", _reference)
 def _planned(factors: Sequence[Any], x: Any, axis: int) -> Any:
     """By the plan of the sizes (kernels/plan.py)."""
     lead, trail = (x.shape[:-1], ()) if axis == -1 else (x.shape[:-2], x.shape[-1:])
-    left, right = math.prod(lead), math.prod(trail)
+    left, right = plan.sides(x.shape, axis)
     p = plan.chain(tuple([F.shape for F in factors]), left, right, x.dtype.char)
     if not p.flops:
         return _reference(factors, x, axis)
@@ -239,3 +262,54 @@ def _term_block(factors: Sequence[Array], sequence: Sequence[int], x: Array, lef
 
 
 separated_matmul = KernelTable("separated_matmul", _separated_reference)
+
+
+def stacks_laid_out(factors: Sequence[Array]) -> tuple[Array, ...]:
+    """The same stacks (terms, m_i, n_i), so that the NumPy row finds the first one wide and the last one tall in memory."""
+    if type(factors[0]) is not np.ndarray or len(factors) < 2:
+        return tuple(factors)
+    first, *middle, last = factors
+    terms, m, n = last.shape
+    wide = np.ascontiguousarray(first.transpose(1, 2, 0)).transpose(2, 0, 1)
+    tall = np.ascontiguousarray(last.reshape(terms * m, n).T).reshape(n, terms, m).transpose(1, 2, 0)
+    return (wide, *(np.ascontiguousarray(F) for F in middle), tall)
+
+
+@separated_matmul.row("numpy", lambda factors, scales, x, axis: type(x) is np.ndarray)
+def _planned_sum(factors: Sequence[Any], scales: Any, x: Any, axis: int) -> Any:
+    """By the plan of the sizes: two GEMMs for two factors, whatever the number of terms."""
+    lead, trail = (x.shape[:-1], ()) if axis == -1 else (x.shape[:-2], x.shape[-1:])
+    left, right = math.prod(lead), math.prod(trail)
+    shapes = tuple([F.shape[1:] for F in factors])
+    terms = factors[0].shape[0]
+    if terms < 2 or len(factors) < 2 or 0 in x.shape or not all(m * n for m, n in shapes):
+        return _separated_reference(factors, scales, x, axis)
+    p = plan.terms(shapes, terms, left, right, x.dtype.char)
+    where, advice = "separated_matmul", "Multiply fewer columns at a time"
+    _check.check_bytes((p.block, p.largest), x.itemsize, _check.PRODUCT_LIMIT, where, advice)
+    if scales is not None:
+        factors = (*factors[:-1], factors[-1] * scales[:, None, None])
+    total = _stacked([F[: p.block] for F in factors], shapes, x, left, right)
+    for start in range(p.block, terms, p.block):
+        total += _stacked([F[start : start + p.block] for F in factors], shapes, x, left, right)
+    return total.reshape((*lead, -1, *trail))
+
+
+def _stacked(factors: Sequence[Any], shapes: Sequence[tuple[int, int]], y: Any, left: int, right: int) -> Any:
+    """Σ_l F_1[l] ⊗ … ⊗ F_d[l] on y viewed as (left, Π n_i, right), from the last factor to the first.
+
+    The last factors of all terms stand in one tall matrix, the first ones in one wide one: each meets y in one step. y is
+    (…, n_i, terms, m_{i+1}, …) between them, so that nothing is moved on the way.
+    """
+    terms, d = factors[0].shape[0], len(factors)
+    m, n = shapes[-1]
+    before, after = left * math.prod(s[1] for s in shapes[:-1]), right
+    y = _step(factors[-1].reshape(terms * m, n), plan.step(d - 1, terms * m, n, before, after), y, None)
+    for i in range(d - 2, 0, -1):
+        after, (m, n) = after * m, shapes[i]
+        before //= n
+        y = y.reshape(before, n, terms, after).transpose(0, 2, 1, 3)
+        y = np.matmul(factors[i], y)
+    after, (m, n) = after * m, shapes[0]
+    F = factors[0].transpose(1, 2, 0).reshape(m, n * terms)
+    return _step(F, plan.step(0, m, n * terms, left, after), y, None)

@@ -98,10 +98,12 @@ CACHE = 2**20  # bytes of L2: what is larger pays COPY at every step
 SHARED_CACHE = 2**24  # bytes that L3 holds for us
 COPY_CACHED = 1 / 90e9  # six 8×8 on one vector of 2 MB: 0.46 ns a number and factor, 0.28 in L2
 COPY = 1 / 28e9
-LARGE_ARRAY = 2**25  # bytes above which malloc takes fresh pages for each array, and these have to be cleared:
+LARGE_ARRAY = 2**25  # bytes from which malloc takes fresh pages for each array, and these have to be cleared:
 FRESH = 1 / 11e9  # 3.2 ms for 33.5 MB, where writing takes 0.9
 BLOCK = 2**18  # bytes of a slab of a blocked chain: two of them and the factors stay in L2
 NARROWEST = 512  # bytes of a row of a slab that is cut out of longer rows
+LAID_OUT = 2**16  # entries of a factor that is kept in column order too: 256×256
+TERMS_BYTES = 2**28  # of the intermediates of a block of terms
 MERGED = 2**12  # entries of a merged factor: 64×64. Larger ones cost more multiplications than they save calls
 
 
@@ -146,8 +148,8 @@ def step(factor: int, m: int, n: int, left: int, right: int) -> Step:
         return Step(factor, m, n, left, 1, "rows" if many else "from the right", ROWS if many else 0)
     if left > 1 and m * n * right > FAST_LANE and right <= PANEL:
         return Step(factor, m, n, left, right, "gathered", min(left, 4 * PANEL // right))
-    w = min(PANEL, FAST_LANE // (2 * max(1, m * n)))
-    if n >= 16 and 32 <= w < right:
+    w = min(PANEL, 2 ** (FAST_LANE // max(1, m * n)).bit_length() // 2)
+    if 16 <= n <= PANEL and 32 <= w < right:
         return Step(factor, m, n, left, right, "panels", w)
     return Step(factor, m, n, left, right, "from the left" if left == 1 else "batched", 0)
 
@@ -170,7 +172,7 @@ def seconds(step: Step, kind: str, cached: bool = False) -> float:
     moved = step.numbers * size
     if not cached and moved > CACHE:
         extra += moved * (COPY if moved > SHARED_CACHE else COPY_CACHED)
-    if not cached and m * left * right * size > LARGE_ARRAY:
+    if not cached and m * left * right * size >= LARGE_ARRAY:
         extra += m * left * right * size * FRESH
     packed = (calls if form != "rows" else 1) * m * n * size / SMALL_PANEL
     return STEP + calls * CALL + packed + moved / panel + step.flops * REAL[kind] / rate[real] + extra
@@ -187,6 +189,13 @@ def order(shapes: Sequence[tuple[int, int]]) -> list[int]:
     """
     gain = [1 / max(m, 0.5) - 1 / max(n, 0.5) for m, n in shapes]
     return sorted(range(len(shapes)), key=lambda i: (-gain[i], -i))
+
+
+def sides(shape: tuple[int, ...], axis: int) -> tuple[int, int]:
+    """(left, right) of x viewed as (left, n, right) along an axis, -1 or -2."""
+    if axis == -1:
+        return math.prod(shape[:-1]), 1
+    return math.prod(shape[:-2]), shape[-1]
 
 
 @functools.lru_cache(maxsize=4096)
@@ -250,7 +259,7 @@ class Chain:
 def chain(
     shapes: tuple[tuple[int, int], ...], left: int, right: int, kind: str, merge: bool = False, block: bool = True
 ) -> Chain:
-    """The plan of a Kronecker product. merge: factors may be multiplied out; block: slabs may be written in place."""
+    """The plan of a Kronecker product. merge: factors may be multiplied out; block: slabs may be used."""
     groups = tuple((i, i + 1) for i in range(len(shapes)))
     best = _best(groups, shapes, left, right, kind, block)
     if merge and len(shapes) > 1 and 0 not in (n for s in shapes for n in s):
@@ -330,8 +339,74 @@ def _blocked(
     moved = (slabs * right * math.prod(s[1] for s in tail), slabs * length, slabs * length, left * m * length)
     cost += sum(moved) * size * COPY
     fresh = [moved[3]] if n == m else [moved[1], moved[3]]
-    cost += sum(numbers * size * FRESH for numbers in fresh if numbers * size > LARGE_ARRAY)
+    cost += sum(numbers * size * FRESH for numbers in fresh if numbers * size >= LARGE_ARRAY)
     return Chain(groups, shapes, left, right, kind, split, rows, columns, (*first, *second), cost)
+
+
+# sums of Kronecker products -------------------------------------------------------------------------------------------------
+
+
+class Terms(NamedTuple):
+    """How Σ_l F_1[l] ⊗ … ⊗ F_d[l] meets x viewed as (left, Π n_i, right): `block` terms at a time."""
+
+    shapes: tuple[tuple[int, int], ...]
+    terms: int
+    left: int
+    right: int
+    kind: str
+    block: int
+    largest: int  # numbers of the largest intermediate of a term
+    steps: tuple[Step, ...]  # of one block
+    seconds: float
+
+    @property
+    def flops(self) -> int:
+        m = math.prod(m for m, _ in self.shapes)
+        blocks = -(-self.terms // self.block)
+        per_term = sum(s.flops for s in self.steps) // self.block * self.terms
+        return REAL[self.kind] * per_term + (blocks - 1) * m * self.left * self.right
+
+    @property
+    def bytes(self) -> int:
+        numbers = sum(s.numbers for s in self.steps) + self.terms * sum(m * n for m, n in self.shapes)
+        return SIZE[self.kind] * numbers * -(-self.terms // self.block)
+
+
+@functools.lru_cache(maxsize=4096)
+def terms(shapes: tuple[tuple[int, int], ...], terms: int, left: int, right: int, kind: str) -> Terms:
+    """All terms at once, or half of them where that avoids fresh pages, within TERMS_BYTES.
+
+    8 terms, 64 ⊗ 64 on 256 columns: float32 16.3 ms at once (33.5 MB), 15.4 in halves; float64 35 (67 MB), 39 in halves. Smaller
+    blocks never won, not even where only they stay in L2: 55 ms in blocks of 2.
+    """
+    size = SIZE[kind]
+    largest = max(
+        left * right * math.prod(n for _, n in shapes[:i]) * math.prod(m for m, _ in shapes[i:])
+        for i in range(1, len(shapes))
+    )
+    parts = -(-terms // max(1, (LARGE_ARRAY - 1) // (largest * size)))
+    if parts > 2:
+        parts = -(-terms // max(1, TERMS_BYTES // (largest * size)))
+    block = -(-terms // parts)
+    sequence = stacked(shapes, block, left, right)
+    rows = left * right * math.prod(m for m, _ in shapes)
+    cost = sum(seconds(s, kind) for s in sequence) * terms / block
+    cost += (parts - 1) * (STEP + 3 * rows * size * COPY_CACHED)
+    return Terms(shapes, terms, left, right, kind, block, largest, sequence, cost)
+
+
+def stacked(shapes: Sequence[tuple[int, int]], terms: int, left: int, right: int) -> tuple[Step, ...]:
+    """The steps of a block of terms: the last factors stacked, the ones between term by term, the first ones side by side."""
+    d = len(shapes)
+    m, n = shapes[-1]
+    before, after = left * math.prod(s[1] for s in shapes[:-1]), right
+    found = [step(d - 1, terms * m, n, before, after)]
+    for i in range(d - 2, 0, -1):
+        after, (m, n) = after * m, shapes[i]
+        before //= n
+        found.append(Step(i, m, n, before * terms, after, "batched", 0))
+    after, (m, n) = after * m, shapes[0]
+    return (*found, step(0, m, n * terms, left, after))
 
 
 # transforms -----------------------------------------------------------------------------------------------------------------
@@ -341,10 +416,14 @@ def _blocked(
 # (0.3), 1.0 (0.9).
 TRANSFORM = 6e-6  # what a product by FFT costs beside its transforms: circulant, n = 64
 PADDING = 1.5e-6  # and more where x is padded: Toeplitz, n = 64
+SUM_OF_TRANSFORMS = 24e-6  # the same for W(G, H); its products between the transforms take as long as these
 FFT_ONE = 8.5e9  # flop/s of a transform of one vector: n = 1024 in 3.0 µs, both precisions
 FFT_MANY = {4: 23e9, 8: 13e9}  # of 64 rows of 1024, by the size of a real number
 DENSE_CALL = 1.2e-6
 GEMV = 80e9  # bytes of the matrix per second: n = 256 float64 in 6.4 µs
+UNROLL = 14e9  # bytes of a dense form per second, from its diagonals: n = 512 float64 in 0.15 ms
+PATIENCE = 24  # products that making a dense form may cost: 16 of 64 rows at n = 1024
+AT_ONCE = 0.01  # seconds that making it may cost in any case
 DENSE_BYTES = 2**25  # of a dense form that is remembered beside a structure
 
 
@@ -358,9 +437,13 @@ class Transform(NamedTuple):
     transforms: int  # for each vector
     vectors: int
     kind: str
-    saved: float  # seconds that the dense form saves, negative where it costs more
-    making: float  # seconds that making it takes
+    by_transforms: float  # seconds
+    making: float  # seconds that the first product takes more, for the dense form
     seconds: float
+
+    def by_fft(self) -> "Transform":
+        """The same product by transforms."""
+        return self._replace(route="fft", seconds=self.by_transforms)
 
     @property
     def flops(self) -> int:
@@ -378,20 +461,25 @@ class Transform(NamedTuple):
 
 @functools.lru_cache(maxsize=4096)
 def transform(m: int, n: int, length: int, vectors: int, kind: str, transforms: int = 2) -> Transform:
-    """FFT or dense, by sizes alone."""
-    size = SIZE[kind]
-    rate = FFT_ONE if vectors < 4 else FFT_MANY[size // (2 if REAL[kind] == 4 else 1)]
-    one = transforms * fft_cost(length, kind) / rate
-    fixed = TRANSFORM * transforms / 2 + (PADDING if length > max(m, n) else 0.0)
-    fast = fixed + vectors * one
+    """FFT or dense, by sizes alone, so that equal products have equal bits.
+
+    transforms = 2: a matrix that is constant along its diagonals, whose dense form is a copy of windows; more: one whose
+    dense form takes n products.
+    """
+    size, real = SIZE[kind], SIZE[kind] // (2 if REAL[kind] == 4 else 1)
+    fixed = TRANSFORM + (PADDING if length > max(m, n) else 0.0)
+    one, rate = transforms * fft_cost(length, kind), FFT_MANY[real]
+    if transforms > 2:
+        fixed, rate = SUM_OF_TRANSFORMS, rate / 2
+    fast = fixed + vectors * one / (FFT_ONE if vectors < 4 else rate)
     dense = DENSE_CALL + m * n * size / GEMV
     if vectors > 1:
-        dense += 2 * m * n * vectors * REAL[kind] / LARGE_RATE[size // (2 if REAL[kind] == 4 else 1)]
-    small = m * n * size <= DENSE_BYTES
-    route = "dense" if dense < fast and small else "fft"
-    making = fixed + n * transforms * fft_cost(length, kind) / FFT_MANY[size // (2 if REAL[kind] == 4 else 1)]
-    saved = fast - dense if small else -math.inf
-    return Transform(route, m, n, length, transforms, vectors, kind, saved, making, min(fast, dense) if small else fast)
+        dense += 2 * m * n * vectors * REAL[kind] / LARGE_RATE[real]
+    making = 1e-5 + m * n * size / UNROLL if transforms == 2 else fixed + n * one / rate
+    chosen = dense < fast and m * n * size <= DENSE_BYTES and making <= max(AT_ONCE, PATIENCE * fast)
+    return Transform(
+        "dense" if chosen else "fft", m, n, length, transforms, vectors, kind, fast, making, dense if chosen else fast
+    )
 
 
 def fft_flops(n: int, kind: str) -> float:
@@ -401,15 +489,30 @@ def fft_flops(n: int, kind: str) -> float:
 
 @functools.lru_cache(maxsize=4096)
 def fft_cost(n: int, kind: str) -> float:
-    """fft_flops of as much work: Bluestein's way around a large prime factor takes four transforms of twice the length.
+    """fft_flops of as much work, by pocketfft's own estimate: a factor p costs p, or one way around through 2 n - 1.
 
-    n = 16381 takes 8.7 times as long as 16384.
+    n = 16381 is prime and takes 8.7 times as long as 16384; the estimate says 6.4.
     """
-    rest = n
-    for p in (2, 3, 5, 7, 11, 13, 17, 19, 23):
-        while rest > 1 and rest % p == 0:
-            rest //= p
-    return fft_flops(n, kind) if rest <= 1 else 4 * fft_flops(2 * n, kind)
+    around = 3 * _passes(_good_length(2 * n - 1)) if n > 50 else math.inf
+    return (2.5 if REAL[kind] == 4 else 1.25) * min(_passes(n), around)
+
+
+def _passes(n: int) -> float:
+    """n times the sum of its prime factors, those above 5 counted 1.1 times."""
+    total, rest, p = 0.0, n, 2
+    while p * p <= rest:
+        while rest % p == 0:
+            total, rest = total + (p if p <= 5 else 1.1 * p), rest // p
+        p += 1
+    if rest > 1:
+        total += rest if rest <= 5 else 1.1 * rest
+    return n * max(2.0, total)
+
+
+def _good_length(n: int) -> int:
+    """A power of two, 3/2 or 5/4 of one, at least n."""
+    k = (n - 1).bit_length()
+    return min(c for c in (2**k, 3 * 2**k // 4, 5 * 2**k // 8) if c >= n)
 
 
 def vectors(n: int, kind: str) -> int:

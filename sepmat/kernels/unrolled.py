@@ -10,8 +10,8 @@ from ._table import KernelTable
 def _reference(t: Array, rows: int, columns: int, descending: bool) -> Array:
     """The windows t[s : s + columns] as rows, s = 0, 1, …, rows - 1, or backwards; t has rows + columns - 1 entries."""
     xp = _array.array_namespace(t)
-    s = xp.arange(rows, dtype=xp.int64, device=_array.device(t))
-    at = (xp.flip(s) if descending else s)[:, None] + xp.arange(columns, dtype=xp.int64, device=_array.device(t))[None, :]
+    s, at = (xp.arange(k, dtype=xp.int64, device=_array.device(t)) for k in (rows, columns))
+    at = (xp.flip(s) if descending else s)[:, None] + at[None, :]
     return xp.reshape(xp.take(t, xp.reshape(at, (-1,)), axis=0), (rows, columns))
 
 
