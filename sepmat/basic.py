@@ -292,7 +292,7 @@ def _(A: Diagonal, b: Array, rcond: float | None) -> Array:
 def inverse_of_values(values: Array, rcond: float) -> Array:
     """1 / values; 0 where one is at most rcond times the largest in modulus."""
     xp = _array.array_namespace(values)
-    if not values.shape[0]:
+    if not _array.size(values):
         return values
     size = xp.abs(_array.stop_gradient(values))
     kept = size > rcond * xp.max(size)

@@ -6,7 +6,7 @@ from typing import Any, final
 from . import _check
 from ._array import Array
 from .errors import DTypeError
-from .linalg import inverse, slogdet, solve
+from .linalg import Factorization, factorize, inverse, slogdet, solve
 from .matrix import StructuredMatrix, structure
 
 __all__ = ["Inverse"]
@@ -57,6 +57,11 @@ class Inverse(StructuredMatrix):
 @solve.register
 def _(A: Inverse, b: Array) -> Array:
     return A.matrix._product(b, -2)
+
+
+@factorize.register
+def _(A: Inverse) -> Factorization:
+    return Factorization(A, solve.rule, A.matrix)
 
 
 @inverse.register

@@ -11,19 +11,21 @@ from typing import Any, final
 
 from . import _array, _check
 from ._array import Array
-from .basic import is_identity
+from .basic import inverse_of_values, is_identity
 from .errors import ShapeError, UnsupportedError
 from .kernels import fourier, fourier_nd
 from .kronecker import Kronecker
 from .linalg import (
     conversion,
     convert,
+    cut_off,
     diagonal,
     eigvals,
     factorize,
     factorize_as_solve,
     inverse,
     log_product,
+    lstsq,
     norm,
     slogdet,
     solve,
@@ -381,6 +383,13 @@ def _inverse_spectrum(A: MultilevelCirculant, where: str) -> fourier_nd.Spectrum
 @solve.register
 def _(A: MultilevelCirculant, b: Array) -> Array:
     return A._convolve(A._remember("inverse spectrum", lambda: _inverse_spectrum(A, "solve")), b, -2)
+
+
+@lstsq.register
+def _(A: MultilevelCirculant, b: Array, rcond: float | None) -> Array:
+    """A normal matrix: its singular values are the moduli of its eigenvalues."""
+    S = A._remember("spectrum", A._spectrum)
+    return A._convolve(S.inverse()._replace(values=inverse_of_values(S.values, cut_off(A, rcond))), b, -2)
 
 
 @inverse.register

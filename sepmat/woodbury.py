@@ -21,7 +21,7 @@ from .basic import Dense, Diagonal
 from .displacement import LowDisplacementRank
 from .errors import SingularMatrixError, UnsupportedError
 from .expressivity import displacement_form, has_displacement, leaves
-from .linalg import OpenFunction, inverse, singular, slogdet, solve
+from .linalg import Factorization, OpenFunction, factorize, factorize_as_solve, inverse, singular, slogdet, solve
 from .low_rank import LowRank
 from .matrix import StructuredMatrix, Sum
 from .toeplitz import Toeplitz
@@ -150,11 +150,22 @@ def _(A: Sum, b: Array) -> Array:
     """The residual is at most LIMIT n u (‖M‖ + ‖U‖ ‖V‖) ‖x‖, or there is an error."""
     W = _displacement_form(A)
     if W is not None:
-        c = _array.stop_gradient(_array.normal(_check.as_generator(0, "solve"), (A.shape[0], 1), b))
-        size = _ratio(A._product(c, -2), c) if A.shape[0] else 0.0
-        return _refined(A, b, functools.partial(solve.rule, W.astype(b.dtype)), size, A)
+        return _solve_displaced(solve.rule, W, _size(A), A, b)
     parts = A._remember(f"woodbury {b.dtype}", lambda: _checked(A, solve))
     return _refined(A, b, parts.step, parts.size, parts.M)
+
+
+def _size(A: Sum) -> float:
+    """About ‖A‖_F / √n, which is at most ‖A‖₂."""
+    like = A.arrays()[0]
+    c = _array.stop_gradient(_array.normal(_check.as_generator(0, "solve"), (A.shape[0], 1), like))
+    return _ratio(A @ c, c) if A.shape[0] else 0.0
+
+
+def _solve_displaced(
+    rule: Callable[[StructuredMatrix, Array], Array], W: LowDisplacementRank, size: float, A: Sum, b: Array
+) -> Array:
+    return _refined(A, b, functools.partial(rule, W.astype(b.dtype)), size, A)
 
 
 def _refined(A: Sum, b: Array, step: Callable[[Array], Array], size: float, blamed: StructuredMatrix) -> Array:
@@ -183,6 +194,16 @@ def _refined(A: Sum, b: Array, step: Callable[[Array], Array], size: float, blam
         got = f"the term {blamed._name()} is so ill-conditioned that a residual of {error:.0e} n u is left"
         raise _refused("solve", got)
     return x
+
+
+@factorize.register
+def _(A: Sum) -> Factorization:
+    """The generators of the inverse of W(G, H), or what the formula needs, which `solve` remembers."""
+    W = _displacement_form(A)
+    if W is None:
+        return factorize_as_solve(A)
+    F: Factorization = factorize.rule(W)
+    return Factorization(A, functools.partial(_solve_displaced, F.solver, W, _size(A)), None, F.rcond)
 
 
 @inverse.register

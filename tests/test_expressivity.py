@@ -390,6 +390,9 @@ def test_lazy_inverse(xp, dtype, rng):
         50,
         dtype,
     )
+    np.testing.assert_array_equal(
+        host(sm.factorize(A).solve(xp.asarray(x, copy=True))), host(sm.solve(A, xp.asarray(x, copy=True)))
+    )
     sign, logabs = sm.slogdet(A)
     s, l = np.linalg.slogdet(inverse)
     check(abs(host(sign) - s) + abs(host(logabs) - l), scale, 50, dtype, "lazy inverse")
