@@ -38,17 +38,11 @@ def compress_displacement(W: StructuredMatrix, rank: int | None = None, tol: flo
         rank = _check.as_integer(rank, where, "rank", maximum=max(1, N))
     W = W.map(_array.stop_gradient)
     with _array.quiet():
-        (g, h), e = _array.balanced((xp.matrix_transpose(W.g), xp.matrix_transpose(W.h)), beyond=0)
-        (P, R), (Q, S) = (_array.qr(xp.matrix_transpose(X)) for X in (g, h))
-        U, s, V = svd(R @ xp.matrix_transpose(S))
-        root = _array.astype(xp.sqrt(s), P.dtype)
-        G, H = _array.ldexp(P @ (U * root), e - e // 2), _array.ldexp(Q @ (V * root), e // 2)
+        V, tails = _by_size(W)
+        size, most = _array.to_float(norm(V)), V.terms
 
         def part(start: int, stop: int) -> LowDisplacementRank:
-            return LowDisplacementRank._of(g=G[:, start:stop], h=H[:, start:stop], corner=W.corner, transposed=False)
-
-        size, most = _array.to_float(norm(W)), s.shape[0]
-        tails = tail_norms(_array.ldexp(s, e))  # ‖∇‖ / 2 of what is dropped, at most its norm
+            return V._of(g=V.g[:, start:stop], h=V.h[:, start:stop], corner=V.corner, transposed=False)
 
         def error(k: int) -> float:
             return _array.to_float(norm(part(k, most))) / size if k < most and size else 0.0
@@ -56,5 +50,18 @@ def compress_displacement(W: StructuredMatrix, rank: int | None = None, tol: flo
         if rank is None:
             rank = next((k for k in range(most) if tails[k] <= limit * size and error(k) <= limit), most)
         A = part(0, min(rank, most))
-        found = _array.to_float(norm(W - A)) / size if size else 0.0
+        residual, _ = _by_size(W._plus(-A))
+        found = _array.to_float(norm(residual)) / size if size else 0.0
     return Fit(A, found, A.num_parameters, optimal=found == 0.0)
+
+
+def _by_size(W: LowDisplacementRank) -> tuple[LowDisplacementRank, list[float]]:
+    """W with generators from the SVD of ∇(W), so that its terms do not cancel; ‖∇‖_F / 2, at most ‖W‖_F, of those from k on."""
+    xp = W.xp
+    (g, h), e = _array.balanced((xp.matrix_transpose(W.g), xp.matrix_transpose(W.h)), beyond=0)
+    (P, R), (Q, S) = (_array.qr(xp.matrix_transpose(X)) for X in (g, h))
+    U, s, V = svd(R @ xp.matrix_transpose(S))
+    root = _array.astype(xp.sqrt(s), P.dtype)
+    G, H = _array.ldexp(P @ (U * root), e - e // 2), _array.ldexp(Q @ (V * root), e // 2)
+    found = LowDisplacementRank._of(g=G, h=H, corner=W.corner, transposed=False)
+    return found, tail_norms(_array.ldexp(s, e))
