@@ -25,6 +25,7 @@ from .errors import (
     SizeLimitError,
     UnsupportedError,
 )
+from .explain import Explanation, Limits, explain
 from .exponential_sums import ExponentialSum, exponential_sum
 from .expressivity import displacement_form, terms_needed
 from .fit import Fit

@@ -32,6 +32,7 @@ LAYERS = {
     "expressivity": (3, 3),
     "toeplitz_lstsq": (3, 4),
     "woodbury": (3, 4),
+    "explain": (4, 0),
     "fit": (4, 0),
     "compress_displacement": (4, 1),
     "nearest": (4, 1),

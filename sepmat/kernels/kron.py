@@ -68,9 +68,7 @@ def laid_out(factors: Sequence[Array]) -> tuple[Array, ...]:
 
     64×64 on 64 rows: 1.7 in place of 2.8 ns a number; nothing is lost where F stands on the left.
     """
-    return tuple(
-        np.asfortranarray(F) if type(F) is np.ndarray and F.size <= plan.LAID_OUT else F for F in factors
-    )
+    return tuple(np.asfortranarray(F) if type(F) is np.ndarray and F.size <= plan.LAID_OUT else F for F in factors)
 
 
 def merged(factors: Sequence[Array], groups: Sequence[tuple[int, int]]) -> tuple[Array, ...]:
@@ -286,7 +284,8 @@ def _planned_sum(factors: Sequence[Any], scales: Any, x: Any, axis: int) -> Any:
         return _separated_reference(factors, scales, x, axis)
     p = plan.terms(shapes, terms, left, right, x.dtype.char)
     where, advice = "separated_matmul", "Multiply fewer columns at a time"
-    _check.check_bytes((p.block, p.largest), x.itemsize, _check.PRODUCT_LIMIT, where, advice)
+    for size in ((p.block, p.largest), (left, math.prod(m for m, _ in shapes), right)):
+        _check.check_bytes(size, x.itemsize, _check.PRODUCT_LIMIT, where, advice)
     if scales is not None:
         factors = (*factors[:-1], factors[-1] * scales[:, None, None])
     total = _stacked([F[: p.block] for F in factors], shapes, x, left, right)

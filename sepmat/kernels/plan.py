@@ -44,7 +44,8 @@ class Limits:
     gemm32: float = 205e9  # flop/s of a 1024×1024 GEMM
     gemm64: float = 86e9
     copy: float = 28e9  # bytes read and written per second by a copy of 64 MB
-    fft: float = 4.5e9  # flop/s of scipy.fft, counted as 2.5 n log2 n for a real transform, in either precision
+    cache: float = 150e9  # the same of what stays in L2
+    fft: float = 13e9  # flop/s of scipy.fft on 64 rows of 4096, 2.5 n log2 n for each
 
     def gemm(self, kind: str) -> float:
         return self.gemm32 if kind in "fF" else self.gemm64
@@ -71,7 +72,13 @@ class Limits:
         copied = 2 * source.nbytes / best(lambda: np.copyto(target, source))
         x = np.ones((64, 4096))
         fft = 64 * fft_flops(4096, "d") / best(lambda: scipy_fft().rfft(x))
-        return cls(rates[0], rates[1], copied, fft)
+
+        def copy_small() -> None:
+            for _ in range(100):
+                np.copyto(target[: 2**15], source[: 2**15])
+
+        cached = 2 * 100 * 8 * 2**15 / best(copy_small)
+        return cls(rates[0], rates[1], copied, cached, fft)
 
 
 def scipy_fft() -> Any:
@@ -247,6 +254,9 @@ class Chain:
             n, m = (math.prod(s[k] for s in head) for k in (1, 0))
             q, p = (math.prod(s[k] for s in tail) for k in (1, 0))
             return size * (factors + self.left * self.right * (n * q + 2 * n * p + m * p))
+        if all(s.numbers * size <= CACHE for s in self.steps):  # only x and the result
+            first, last = self.steps[0], self.steps[-1]
+            return size * (factors + first.left * first.n * first.right + last.left * last.m * last.right)
         return size * (factors + sum(s.numbers for s in self.steps))
 
     @functools.cached_property
@@ -264,12 +274,15 @@ def chain(
     best = _best(groups, shapes, left, right, kind, block)
     if merge and len(shapes) > 1 and 0 not in (n for s in shapes for n in s):
         candidate = _groups(shapes, left, right, kind)
-        merged = tuple(
-            (math.prod(s[0] for s in shapes[i:j]), math.prod(s[1] for s in shapes[i:j])) for i, j in candidate
-        )
+        merged = merged_shapes(shapes, candidate)
         other = _best(candidate, merged, left, right, kind, block)
         best = min(best, other, key=lambda c: c.seconds)
     return best
+
+
+def merged_shapes(shapes: Sequence[tuple[int, int]], groups: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """The shapes of the products of neighbours."""
+    return tuple((math.prod(s[0] for s in shapes[i:j]), math.prod(s[1] for s in shapes[i:j])) for i, j in groups)
 
 
 def _groups(shapes: Sequence[tuple[int, int]], left: int, right: int, kind: str) -> tuple[tuple[int, int], ...]:

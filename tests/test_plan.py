@@ -1,0 +1,357 @@
+"""Plans: every route against a dense oracle within the bounds B3 to B5 and B9 to B11, and plans that say what is done."""
+
+import dataclasses
+import itertools
+import math
+
+import numpy as np
+import pytest
+import reference as ref
+from cases import CASES, normal
+from conftest import check, host, namespace
+
+import sepmat as sm
+from sepmat.kernels import fourier, kron, plan, unrolled
+from sepmat.kernels.kron import kron_matmul, separated_matmul
+
+DTYPES = ["float32", "float64", "complex64", "complex128"]
+
+
+def constant(dtype, k):
+    """γ_k for real sums of k products, √2 γ_2k for complex ones."""
+    return 2 * math.sqrt(2) * k if dtype.startswith("complex") else k
+
+
+def counted(monkeypatch):
+    """A list of the multiplications and additions of all GEMMs from here on."""
+    flops, matmul = [], np.matmul
+
+    def spy(a, b, **kwargs):
+        y = matmul(a, b, **kwargs)
+        flops.append(2 * y.size * a.shape[-1])
+        return y
+
+    monkeypatch.setattr(np, "matmul", spy)
+    return flops
+
+
+# --- Kronecker products -------------------------------------------------------------------------------------------------------
+
+SHAPES = [
+    [(8, 8)], [(4, 4), (4, 4)], [(2, 9), (5, 3)], [(3, 3), (2, 2), (5, 5)], [(2, 3)] * 4, [(17, 16), (33, 20)],
+    [(1, 7), (6, 1), (3, 5)],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shapes", SHAPES, ids=str)
+def test_every_split_and_form(shapes, dtype, monkeypatch):
+    """B3, B4 entry by entry, for every way to cut the factors in two groups, rows and columns, wide and narrow."""
+    rng = np.random.default_rng(0)
+    factors = [normal(rng, s, dtype) for s in shapes]
+    D, G = (ref.kronecker(*(f(ref.wide(F)) for F in factors)) for f in (lambda a: a, np.abs))
+    K, n = sum(n for _, n in shapes), D.shape[1]
+    sizes, chain = tuple(shapes), plan.chain
+    for k in (1, 3, 300):
+        x = normal(rng, (n, k), dtype)
+        scale, exact = G @ np.abs(x), D @ ref.wide(x)
+        for split in range(len(shapes)):
+            for axis, (left, right) in ((-2, (1, k)), (-1, (k, 1))):
+                if split:
+                    p = plan._blocked(
+                        tuple((i, i + 1) for i in range(len(sizes))), sizes, left, right, x.dtype.char, split
+                    )
+                    p = dataclasses.replace(p, rows=2, columns=5)
+                else:
+                    p = chain(sizes, left, right, x.dtype.char)
+                monkeypatch.setattr(plan, "chain", lambda *_, p=p: p)
+                y = kron_matmul(factors, x if axis == -2 else np.ascontiguousarray(x.T), axis)
+                check(np.abs((y if axis == -2 else y.T) - exact), scale, constant(dtype, K), dtype, "B3, B4 by plan")
+
+
+@pytest.mark.parametrize("form", ["panels", "gathered", "batched"])
+@pytest.mark.parametrize("dtype", ["float32", "complex128"])
+def test_forms_of_a_step(form, dtype):
+    """One factor in the middle: all forms give the same within γ_n."""
+    rng = np.random.default_rng(1)
+    for left, m, n, right in ((5, 20, 17, 70), (1, 16, 32, 200), (3, 4, 6, 64)):
+        F, y = normal(rng, (m, n), dtype), normal(rng, (left, n, right), dtype)
+        step = plan.Step(0, m, n, left, right, form, {"panels": 32, "gathered": 2, "batched": 0}[form])
+        found = kron._step(F, step, y, None).reshape(left, m, right)
+        scale = np.abs(F) @ np.abs(y)
+        check(np.abs(found - np.matmul(ref.wide(F), ref.wide(y))), scale, constant(dtype, n), dtype, "B3 a step")
+    rows = normal(rng, (300, 6), dtype)
+    F = normal(rng, (5, 6), dtype)
+    found = kron._step(F, plan.step(0, 5, 6, 300, 1), rows, None)
+    assert plan.step(0, 5, 6, 300, 1).form == "rows"
+    check(np.abs(found[..., 0] - ref.wide(rows) @ ref.wide(F).T), np.abs(rows) @ np.abs(F).T, constant(dtype, 6), dtype)
+
+
+def test_sizes_choose_the_forms():
+    assert plan.step(0, 64, 64, 64, 1).form == "from the right" and plan.step(0, 64, 64, 1, 16).form == "from the left"
+    assert plan.step(0, 64, 64, 64, 16).form == "batched" and plan.step(0, 256, 256, 256, 16).form == "gathered"
+    assert plan.step(0, 64, 64, 1, 1024).form == "panels" and plan.step(0, 8, 8, 4096, 1).form == "rows"
+    assert not plan.chain(((8, 8),) * 4, 1, 16, "d").split and plan.chain(((8, 8),) * 6, 1, 16, "d").split
+    assert len(plan.chain(((2, 2),) * 16, 1, 16, "d", True).groups) < 8
+    assert len(plan.chain(((2, 2),) * 2, 1, 1, "d", True).groups) == 1
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("d", [1, 2, 3, 4])
+def test_merged_factors(d, dtype):
+    """Small neighbours are multiplied out: K counts the columns of the merged factors, and one more for each product."""
+    rng = np.random.default_rng(d)
+    for shapes in ([(2, 2)] * d, [(3, 2), (2, 4), (1, 3), (5, 2)][:d]):
+        factors = [normal(rng, s, dtype) for s in shapes]
+        A = sm.Kronecker(*factors)
+        D, G = (ref.kronecker(*(f(ref.wide(F)) for F in factors)) for f in (lambda a: a, np.abs))
+        for k in (1, 5):
+            x = normal(rng, (A.shape[1], k), dtype)
+            p = A._plan(x.shape, -2)
+            K = sum(n for _, n in p.shapes) + sum(j - i - 1 for i, j in p.groups)
+            for y in (A @ x, A.apply(x.T).T):
+                check(np.abs(y - D @ ref.wide(x)), G @ np.abs(x), constant(dtype, K), dtype, "B3, B4 merged")
+
+
+def test_merging_follows_the_data():
+    """What is remembered is dropped with a gradient, and a tensor that was written to is merged anew."""
+    torch = pytest.importorskip("torch")
+    F = [torch.eye(2, dtype=torch.float64) for _ in range(3)]
+    A = sm.Kronecker(*F)
+    x = torch.arange(8.0, dtype=torch.float64)
+    assert torch.equal(A @ x, x)
+    F[1].mul_(2)
+    assert torch.equal(A @ x, 2 * x)
+    F[0].requires_grad_(True)
+    (sm.Kronecker(*F) @ x).sum().backward()
+    assert F[0].grad is not None and float(F[0].grad[0, 0]) == float(2 * x[:4].sum())
+
+
+# --- sums of Kronecker products -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shapes", [[(6, 5), (4, 7)], [(3, 2), (2, 4), (5, 3)], [(2, 2)] * 4], ids=str)
+def test_terms_at_once(shapes, dtype, monkeypatch):
+    """B5 entry by entry, all terms at once and in blocks."""
+    rng = np.random.default_rng(2)
+    terms = 5
+    factors, scales = [normal(rng, (terms, *s), dtype) for s in shapes], normal(rng, (terms,), dtype)
+    D = ref.separated(*map(ref.wide, factors), scales=ref.wide(scales))
+    G = ref.separated(*(np.abs(ref.wide(F)) for F in factors), scales=np.abs(ref.wide(scales)))
+    K, x = sum(n for _, n in shapes), normal(rng, (D.shape[1], 3), dtype)
+    bound = constant(dtype, K + terms + 1)
+    for limit in (plan.TERMS_BYTES, 1):
+        monkeypatch.setattr(plan, "TERMS_BYTES", limit)
+        monkeypatch.setattr(plan, "LARGE_ARRAY", limit)
+        plan.terms.cache_clear()
+        for y in (separated_matmul(factors, scales, x, -2), separated_matmul(factors, scales, x.T.copy(), -1).T):
+            check(np.abs(y - D @ ref.wide(x)), G @ np.abs(x), bound, dtype, "B5 by plan")
+    plan.terms.cache_clear()
+    S = sm.Separated(factors, scales)
+    for A, dense, size in ((S, D, G), (S.T, D.T, G.T)):
+        z = normal(rng, (A.shape[1], 3), dtype)
+        check(np.abs(A @ z - dense @ ref.wide(z)), size @ np.abs(z), bound + 4, dtype, "B5 by plan")
+
+
+# --- transforms and dense forms -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("m, n", [(7, 7), (13, 5), (6, 11), (64, 64), (1, 9), (9, 1)])
+def test_both_routes_of_a_transform(m, n, dtype):
+    """B9, B10: by FFT and by the dense form, which is n products of the largest entry at most away."""
+    rng = np.random.default_rng(m * n)
+    t, c = normal(rng, (m + n - 1,), dtype), normal(rng, (max(m, n),), dtype)
+    x = normal(rng, (n, 3), dtype)
+    for A in (
+        sm.Toeplitz(t[n - 1 :], t[n - 1 :: -1]),
+        sm.Hankel(t[:m], t[m - 1 :]),
+        sm.Circulant(c, (m, n)),
+        sm.SkewCirculant(c, (m, n)),
+    ):
+        dense = ref.wide(A.to_dense())
+        data = t if isinstance(A, (sm.Toeplitz, sm.Hankel)) else c
+        N = max(8, A._length())
+        scale = math.sqrt(N) * np.linalg.norm(data) * np.linalg.norm(x, axis=0)
+        for route in (A._by_fft, A._times_dense):
+            for y in (route(x, -2), route(np.ascontiguousarray(x.T), -1).T):
+                error = np.linalg.norm((y - dense @ ref.wide(x)).astype(complex), axis=0)
+                check(error, scale, ref.fft_constant(N), dtype, "B9, B10 by plan")
+        y = A._times_dense(x, -2)
+        check(np.abs(y - dense @ ref.wide(x)), np.abs(dense) @ np.abs(x), constant(dtype, n), dtype, "dense route")
+        np.testing.assert_array_equal(host(A._dense_transpose()).T, A.to_dense())
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("n, r", [(8, 1), (13, 2), (64, 3)])
+def test_both_routes_of_displacement(n, r, dtype):
+    """B11 by FFT; the dense form is made of n such products and costs one more γ_n."""
+    rng = np.random.default_rng(n)
+    G, H, x = normal(rng, (n, r), dtype), normal(rng, (n, r), dtype), normal(rng, (n, 2), dtype)
+    W = sm.LowDisplacementRank(G, H)
+    assert W._plan(x.shape, -2).route == "dense"
+    k = np.subtract.outer(np.arange(n), np.arange(n))
+    D = sum((ref.wide(G[:, i])[k % n]) @ (ref.wide(H[:, i])[k % n] * np.where(k < 0, -1, 1)) for i in range(r))
+    scale = float(ref.displacement_norm(G, H)) * np.linalg.norm(x, axis=0)
+    for A, dense in ((W, D), (W.T, D.T)):
+        for y, bound in ((A._by_fft(x, -2), 0), (A._times_dense(x, -2), (math.sqrt(n) + n) * 2)):
+            error = np.linalg.norm((y - dense @ ref.wide(x)).astype(complex), axis=0)
+            check(error, scale, ref.displacement_constant(G, H) + bound, dtype, "B11 by plan")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "complex128"])
+@pytest.mark.parametrize("axis", [-1, -2])
+def test_blocks_of_vectors(axis, dtype, monkeypatch):
+    """Batches in blocks: the same as in one piece, for rows, columns and stacks of columns."""
+    rng = np.random.default_rng(3)
+    monkeypatch.setattr(plan, "vectors", lambda n, kind: 8)
+    for shape in ((20, 30), (2, 11, 30), (3, 30)):
+        x = normal(rng, shape if axis == -1 else (*shape[:-2], shape[-1], shape[-2]), dtype)
+        S = fourier.spectrum(normal(rng, (30,), dtype), 30)
+        T = fourier.spectrum(normal(rng, (2, 30), dtype), 30, skew=True)
+        U = fourier.spectrum(normal(rng, (2, 30), dtype), 30)
+        for table, args in ((fourier.convolve, (S, x, 3, 17, axis)), (fourier.convolve_twice, (U, T, x, 29, axis))):
+            found, expected = table(*args), table(*args, kernel="reference")
+            assert found.shape == expected.shape and found.dtype == expected.dtype
+            check(np.linalg.norm(found - expected), np.linalg.norm(expected), 100, dtype, "blocks")
+
+
+def test_without_pocketfft(monkeypatch):
+    """The public functions of SciPy in place of what they call."""
+    import scipy.fft
+
+    c, x = np.random.default_rng(4).standard_normal((2, 700))
+    expected = sm.Circulant(c) @ x
+    monkeypatch.setattr(fourier, "_NUMPY_FFT", scipy.fft)
+    np.testing.assert_array_equal(sm.Circulant(c) @ x, expected)
+
+
+def test_rows_are_never_turned(monkeypatch):
+    """A batch of rows meets its transforms as it lies in memory."""
+    seen = []
+    monkeypatch.setattr(
+        fourier,
+        "_fit",
+        lambda x, n, axis, fit=fourier._fit: (seen.append((x.flags.c_contiguous, axis)), fit(x, n, axis))[1],
+    )
+    x = np.ones((40, 600))
+    sm.Circulant(np.ones(600)).apply(x)
+    sm.Toeplitz(np.ones(600)).apply(x)
+    assert seen and all((contiguous and axis % 2 == 1) or (contiguous and axis == -1) for contiguous, axis in seen)
+
+
+def test_dense_forms_need_the_right_to_remember():
+    torch = pytest.importorskip("torch")
+    c = torch.ones(16, dtype=torch.float64)
+    assert sm.Circulant(c)._plan((16,), -1).route == "dense"
+    c.requires_grad_(True)
+    A = sm.Circulant(c)
+    assert A._plan((16,), -1).route == "fft" and "dense" not in A.__dict__.get("_memo", {})
+    (A @ torch.arange(16.0, dtype=torch.float64)).sum().backward()
+    assert torch.allclose(c.grad, torch.full((16,), 120.0, dtype=torch.float64))
+
+
+def test_large_dense_forms_are_never_made():
+    for n in (3000, 10000):
+        assert plan.transform(n, n, n, 10**4, "d", 34).route == "fft"
+    assert plan.transform(509, 509, 509, 64, "d").route == "dense"  # prime: Bluestein
+    assert plan.transform(512, 512, 512, 64, "d").route == "fft"
+
+
+@pytest.mark.parametrize("descending", [True, False])
+def test_unrolled(descending, xp):
+    t = xp.asarray(np.arange(8.0))
+    rows = [list(range(s, s + 5)) for s in range(4)]
+    expected = np.asarray(rows[::-1] if descending else rows, float)
+    np.testing.assert_array_equal(host(unrolled.unroll(t, 4, 5, descending)), expected)
+    np.testing.assert_array_equal(host(unrolled.unroll(t, 4, 5, descending, kernel="reference")), expected)
+
+
+# --- explain --------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("k", [1, 7, 64])
+@pytest.mark.parametrize("dtype", ["float64", "complex64"])
+def test_the_flops_are_the_counted_ones(k, dtype, monkeypatch):
+    """Of the multiplications that NumPy is asked for, in every form."""
+    rng = np.random.default_rng(5)
+    for factors in ([(8, 8)] * 4, [(2, 2)] * 9, [(30, 40), (20, 5)], [(64, 64)] * 2, [(3, 50), (50, 3)]):
+        A = sm.Kronecker(*(normal(rng, s, dtype) for s in factors))
+        S = sm.Separated([normal(rng, (4, *s), dtype) for s in factors])
+        for B, axis in itertools.product((A, S), (-2, -1)):
+            x = normal(rng, (B.shape[1], k) if axis == -2 else (k, B.shape[1]), dtype)
+            B.apply(x, axis=axis)  # merges, once
+            with monkeypatch.context() as patch:
+                flops = counted(patch)
+                B.apply(x, axis=axis)
+            assert sm.explain(B, x, axis=axis).flops == sum(flops) * (4 if dtype.startswith("complex") else 1)
+
+
+def test_the_plan_is_the_one_that_runs(monkeypatch):
+    """The kernel asks for the plan of the merged factors, and it is the plan that explain has put into words."""
+    rng = np.random.default_rng(6)
+    seen = []
+    run, slabs = kron._run, kron._in_slabs
+    monkeypatch.setattr(kron, "_run", lambda f, steps, *a: (seen.append(tuple(steps)), run(f, steps, *a))[1])
+    monkeypatch.setattr(kron, "_in_slabs", lambda f, p, x: (seen.append(p.steps), slabs(f, p, x))[1])
+    for shapes, k in (([(8, 8)] * 6, 16), ([(2, 2)] * 12, 1), ([(64, 64)] * 2, 16), ([(7, 3), (2, 6)], 5)):
+        A = sm.Kronecker(*(rng.standard_normal(s) for s in shapes))
+        x = rng.standard_normal((A.shape[1], k))
+        seen.clear()
+        A @ x
+        assert seen[0] == A._plan(x.shape, -2).steps
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
+def test_every_class_is_explained(case):
+    xp = namespace("numpy")
+    A, _ = case.build(xp, case.data(np.random.default_rng(7), "float64"))
+    for shape, axis in (((A.shape[1],), None), ((A.shape[1], 3), None), ((2, A.shape[1]), -1)):
+        found = sm.explain(A, shape, axis=axis)
+        text = str(found)
+        assert found.route and found.seconds >= 0 and 0 <= found.share <= 1 and found.bytes >= 0
+        assert (
+            text.count("\n") >= 3 and "route" in text and "limit" in text and max(map(len, text.split("\n")[1:])) < 120
+        )
+
+
+def test_what_explain_says():
+    A = sm.Kronecker(*[np.eye(8)] * 4)
+    found = sm.explain(A, np.ones((4096, 16)))
+    assert found.flops == 4 * 2 * 8 * 4096 * 16 and "4 factors one after the other" in str(found)
+    assert str(found).startswith("Kronecker(8×8 ⊗ 8×8 ⊗ 8×8 ⊗ 8×8) @ x (4096, 16), float64\n")
+    assert sm.explain(A, np.ones((4096, 16)) + 0j).flops == 2 * found.flops
+    slow = sm.explain(A, (4096, 16), limits=sm.Limits(copy=1e9, cache=1e9, gemm64=1e9))
+    assert slow.seconds > 10 * found.seconds and slow.share == found.share
+    assert "slabs" in str(sm.explain(sm.Kronecker(*[np.eye(8)] * 6), (8**6, 16)))
+    assert "multiplied out" in str(sm.explain(sm.Kronecker(*[np.eye(2)] * 16), (2**16,)))
+    assert "dense" in sm.explain(sm.Circulant(np.ones(64)), (64,)).route
+    assert sm.explain(sm.Circulant(np.ones(4096)), (4096,)).route == "2 real FFTs of length 4096 a vector"
+    assert sm.explain(sm.Toeplitz(np.ones(3000) + 0j), (3000,)).route.startswith("2 complex FFTs of length ")
+
+
+def test_explain_refuses():
+    A = sm.Kronecker(np.eye(2), np.eye(3))
+    with pytest.raises(sm.ShapeError, match=r"explain: x: shape \(5,\); expected length 6"):
+        sm.explain(A, (5,))
+    with pytest.raises(sm.ArgumentError, match="explain: axis"):
+        sm.explain(A, (6,), axis=-2)
+    with pytest.raises(sm.ShapeError, match="scalar"):
+        sm.explain(A, np.float64(1.0))
+    with pytest.raises(sm.DTypeError):
+        sm.explain(np.eye(2), (2,))
+
+
+def test_limits_are_measured_on_request():
+    limits = sm.Limits.measured()
+    assert all(value > 1e7 for value in (limits.gemm32, limits.gemm64, limits.copy, limits.cache, limits.fft))
+
+
+def test_memory_is_checked_before_it_is_taken():
+    column = np.broadcast_to(np.ones((1, 1)), (2**20, 1))
+    with pytest.raises(sm.SizeLimitError, match=r"kron_matmul \(factor \d\)"):
+        sm.Kronecker(column, column) @ np.ones(1)
+    S = sm.Separated([np.ones((2, 2**18, 1)), np.ones((2, 2**18, 1))])
+    with pytest.raises(sm.SizeLimitError, match="separated_matmul"):
+        S @ np.ones(1)
