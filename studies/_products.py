@@ -39,19 +39,14 @@ def build(spec: dict[str, Any], rng: Any) -> Cell:
     """The cell of a description."""
     make: Callable[..., Cell] = FAMILIES[spec["family"]]
     cell = make(spec, rng)
-    cell.route = route(spec, cell)
+    cell.route = route(cell)
     return cell
 
 
-def route(spec: dict[str, Any], cell: Cell) -> str | None:
-    """What `sm.explain` says our entry does, where it says something."""
-    explain = getattr(sm, "explain", None)
-    ours = next(e for e in cell.entries if e.name == OURS)
-    asked = getattr(ours.call, "asked", None)
-    if explain is None or asked is None:
-        return None
-    told = explain(*asked)
-    return str(getattr(told, "route", told)).split("\n")[0]
+def route(cell: Cell) -> str | None:
+    """What `sm.explain` says our entry does, where it was a product."""
+    asked = next(e.asked for e in cell.entries if e.name == OURS)
+    return str(sm.explain(*asked).route) if asked else None
 
 
 # --- arrays ----------------------------------------------------------------------------------------------------------------
@@ -80,12 +75,10 @@ def fft_of(library: str) -> Any:
     return torch.fft
 
 
-def ours(A: Any, x: Any, axis: int = -2) -> Callable[[], Any]:
-    """A @ x, or the rows of x with axis=-1; remembers what `explain` is to be asked."""
-    call = functools.partial(A.__matmul__, x) if axis == -2 else functools.partial(A.apply, x)
-    if axis == -2:
-        call.asked = (A, x)  # type: ignore[attr-defined]
-    return call
+def ours(A: Any, x: Any, axis: int = -2, back: Callable[[Any], Any] | None = None) -> Entry:
+    """Our entry: A @ x, or the rows of x with axis=-1."""
+    call = functools.partial(A.apply if axis == -1 else A.__matmul__, x)
+    return Entry(OURS, "ours", call, back, (A, x, axis if x.ndim > 1 else -1))
 
 
 def gemm_side(X: Any) -> int:
@@ -119,12 +112,12 @@ def kronecker(spec: dict[str, Any], rng: Any) -> Cell:
     K = sm.Kronecker(*T)
     if spec.get("rows"):
         rows = into(library, np.ascontiguousarray(X.T))
-        entries = [Entry(OURS, "ours", ours(K, rows, -1), lambda y: y.T)]
+        entries = [ours(K, rows, -1, lambda y: y.T)]
         entries += [e for e in _rivals.fastkron(T, x, library) if "rows" in e.name]
         entries += [Entry("G, rows", "reference", plain.rows_from_the_right(T, rows), lambda y: y.T)]
         entries += [Entry("B, rows", "reference", plain.rows_batched(T, rows), lambda y: y.T)]
     else:
-        entries = [Entry(OURS, "ours", ours(K, x))]
+        entries = [ours(K, x)]
         entries += _rivals.kronecker(T, x, library, patient=d <= 3 or (k == 1 and d <= 6))
         entries += kronecker_references(F, X, library)
     work = {
@@ -167,7 +160,7 @@ def separated(spec: dict[str, Any], rng: Any) -> Cell:
     truth = plain.looped(V.astype(float), W.astype(float), X.astype(float))()
     v, w, x = (into(library, a) for a in (V, W, X))
     entries = [
-        Entry(OURS, "ours", ours(sm.Separated([v, w]), x)),
+        ours(sm.Separated([v, w]), x),
         *_rivals.sums([v, w], x, library, patient=k == 1),
         Entry("L", "reference", plain.looped(v, w, x)),
         Entry("K", "reference", plain.stacked(v, w, x)),
@@ -225,7 +218,7 @@ def toeplitz(spec: dict[str, Any], rng: Any) -> Cell:
     columns = layout == "columns"
     X = _rivals.contiguous(x.T) if columns else x
     back = (lambda y: y.T) if columns else None
-    entries = [Entry(OURS, "ours", ours(A, X, -2 if columns or k == 1 else -1), back)]
+    entries = [ours(A, X, -2 if columns or k == 1 else -1, back)]
     entries += rivals_of_toeplitz(kind, c, r, flipped, library)
     if columns:
         keep = plain.spectrum_kept(fft, column, length, _rivals.contiguous(flipped.T), start, start + n, 0)
@@ -362,7 +355,7 @@ def displacement(spec: dict[str, Any], rng: Any) -> Cell:
     g, h, X = (into(library, a) for a in (G, H, x))
     fft = fft_of(library)
     entries = [
-        Entry(OURS, "ours", ours(sm.LowDisplacementRank(g, h), X, -2 if k == 1 else -1)),
+        ours(sm.LowDisplacementRank(g, h), X, -2 if k == 1 else -1),
         Entry("P", "reference", plain.whole_length(fft, g, h, X)),
     ]
     if library == "numpy":

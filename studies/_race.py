@@ -33,6 +33,7 @@ class Entry:
     kind: str
     call: Callable[[], Any]
     back: Callable[[Any], Any] | None = None  # to the layout of the truth, outside the clock
+    asked: tuple[Any, ...] = ()  # what `sm.explain` is to be asked about it
 
 
 @dataclasses.dataclass(frozen=True)

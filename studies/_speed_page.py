@@ -279,8 +279,11 @@ def cell_table(cells: list[Cell]) -> str:
     columns = [words for dtype, library in WHERE if (words := f"{dtype}, {library}") in there]
     rows: dict[str, dict[str, str]] = {}
     for c in cells:
-        rows.setdefault(label(c), {})[where(c)] = cell_text(c)
-    return _study.table(["", *columns], [[name, *(row.get(w, "") for w in columns)] for name, row in rows.items()])
+        row = rows.setdefault(label(c), {})
+        row[where(c)] = cell_text(c)
+        row.setdefault("route", c["route"] or "–")
+    head = ["", *columns, f"route, {columns[0]}"]
+    return _study.table(head, [[name, *(row.get(w, "") for w in (*columns, "route"))] for name, row in rows.items()])
 
 
 def cell_text(cell: Cell) -> str:
