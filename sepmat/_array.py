@@ -161,6 +161,36 @@ def to_numpy(x: Array) -> Any:
     return x.get() if is_cupy(x) else np.asarray(x)
 
 
+def shares_with_numpy(*tensors: Array) -> bool:
+    """Whether NumPy may compute on the memory of CPU tensors: nobody differentiates, traces or vectorises the product."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return False
+    gradients = torch.is_grad_enabled()
+    for t in tensors:
+        if type(t) is not torch.Tensor or t.device.type != "cpu" or t.dtype not in _shared_dtypes(torch):
+            return False
+        if (gradients and t.requires_grad) or t.is_conj() or t.is_neg():
+            return False
+    level = getattr(torch.autograd.forward_ad, "_current_level", 0)  # -1: no forward mode
+    stack = getattr(torch._C._functorch, "peek_interpreter_stack", object)  # None: no torch.func
+    return level < 0 and stack() is None and not torch.compiler.is_compiling()
+
+
+def _shared_dtypes(torch: Any) -> tuple[Any, ...]:
+    return (torch.float32, torch.float64, torch.complex64, torch.complex128)
+
+
+def numpy_view(x: Array) -> Any:
+    """A CPU tensor as a NumPy array on the same memory."""
+    return x.detach().numpy()
+
+
+def tensor_view(x: Any) -> Array:
+    """A NumPy array of ours as a tensor on the same memory."""
+    return sys.modules["torch"].from_numpy(x)
+
+
 def copy(x: Array) -> Array:
     """A copy that shares no memory with x and passes gradients."""
     return x.clone() if is_torch(x) else array_namespace(x).asarray(x, copy=True)

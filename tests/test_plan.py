@@ -268,6 +268,37 @@ def test_unrolled(descending, xp):
     np.testing.assert_array_equal(host(unrolled.unroll(t, 4, 5, descending, kernel="reference")), expected)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # what forward mode imports
+def test_tensors_share_memory_with_numpy_only_where_nobody_looks(monkeypatch):
+    """Gradients, forward mode and vmap see torch operations; plain tensors are multiplied by NumPy on their memory."""
+    torch = pytest.importorskip("torch")
+    calls = []
+    monkeypatch.setattr(kron, "_planned", lambda *a, run=kron._planned: (calls.append(1), run(*a))[1])
+    rng = np.random.default_rng(8)
+    F = [torch.tensor(rng.standard_normal((3, 3))) for _ in range(2)]
+    x, v = (torch.tensor(rng.standard_normal(9)) for _ in range(2))
+    K = torch.kron(*F)
+    A = sm.Kronecker(*F)
+    assert torch.allclose(A @ x, K @ x) and len(calls) == 1
+    z = x.clone().requires_grad_(True)
+    (A @ z).sum().backward()
+    assert torch.allclose(z.grad, K.sum(0)) and len(calls) == 1
+    with torch.no_grad():
+        assert torch.allclose(A @ z, K @ x) and len(calls) == 2
+    value, tangent = torch.func.jvp(lambda y: A @ y, (x,), (v,))
+    assert torch.allclose(value, K @ x) and torch.allclose(tangent, K @ v) and len(calls) == 2
+    with torch.autograd.forward_ad.dual_level():
+        dual = A @ torch.autograd.forward_ad.make_dual(x, v)
+        assert torch.allclose(torch.autograd.forward_ad.unpack_dual(dual).tangent, K @ v)
+    both = torch.func.vmap(lambda y: A @ y)(torch.stack((x, v)))
+    assert torch.allclose(both, torch.stack((K @ x, K @ v))) and len(calls) == 2
+    c = torch.tensor(rng.standard_normal(700))
+    C, y = sm.Circulant(c), torch.tensor(rng.standard_normal(700))
+    D = C.to_dense()
+    assert torch.allclose(C @ y, D @ y) and torch.allclose(torch.func.jvp(lambda t: C @ t, (y,), (c,))[1], D @ c)
+    assert torch.allclose((C @ y.to(torch.complex128).conj()).real, D @ y)
+
+
 # --- explain --------------------------------------------------------------------------------------------------------------------
 
 

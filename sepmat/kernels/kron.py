@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import _check
+from .. import _array, _check
 from .._array import Array, array_namespace, device, itemsize
 from . import plan
 from ._table import KernelTable
@@ -103,6 +103,12 @@ def _planned(factors: Sequence[Any], x: Any, axis: int) -> Any:
     return y.reshape((*lead, -1, *trail))
 
 
+@kron_matmul.row("numpy on tensors", lambda factors, x, axis: _array.shares_with_numpy(x, *factors))
+def _planned_on_tensors(factors: Sequence[Any], x: Any, axis: int) -> Any:
+    """The same on the memory of CPU tensors: torch folds small factors by copies and has no panels."""
+    return _array.tensor_view(_planned([_array.numpy_view(F) for F in factors], _array.numpy_view(x), axis))
+
+
 def _run(factors: Sequence[Any], steps: Sequence[plan.Step], y: Any, out: Any = None, panel: int = 0) -> Any:
     """One step after the other. panel: y and out are columns cut out of longer rows, and their width."""
     last = len(steps) - 1
@@ -172,7 +178,7 @@ def _gathered(F: Any, y: Any, out: Any, step: plan.Step) -> Any:
     for i in range(0, left, w):
         k = min(w, left - i)
         np.copyto(sources[:, :k], y[i : i + k].transpose(1, 0, 2))
-        np.matmul(F, columns, out=result)
+        np.matmul(F, columns[:, : k * right], out=result[:, : k * right])
         np.copyto(slices[i : i + k].transpose(1, 0, 2), targets[:, :k])
     return out
 
@@ -292,6 +298,15 @@ def _planned_sum(factors: Sequence[Any], scales: Any, x: Any, axis: int) -> Any:
     for start in range(p.block, terms, p.block):
         total += _stacked([F[start : start + p.block] for F in factors], shapes, x, left, right)
     return total.reshape((*lead, -1, *trail))
+
+
+@separated_matmul.row(
+    "numpy on tensors", lambda factors, scales, x, axis: scales is None and _array.shares_with_numpy(x, *factors)
+)
+def _planned_sum_on_tensors(factors: Sequence[Any], scales: None, x: Any, axis: int) -> Any:
+    """The same on the memory of CPU tensors."""
+    y = _planned_sum([_array.numpy_view(F) for F in factors], None, _array.numpy_view(x), axis)
+    return _array.tensor_view(np.ascontiguousarray(y))
 
 
 def _stacked(factors: Sequence[Any], shapes: Sequence[tuple[int, int]], y: Any, left: int, right: int) -> Any:
