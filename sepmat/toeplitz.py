@@ -479,7 +479,9 @@ def _solve(A: _FCirculant, b: Array) -> Array:
 def _lstsq(A: _FCirculant, b: Array, rcond: float | None) -> Array:
     """A normal matrix: its singular values are the moduli of its eigenvalues."""
     if A.shape[0] != A.shape[1]:
-        raise lstsq.unsupported(A, "no rule for a corner")
+        if not A.shape[0] or not A.shape[1]:
+            return A.xp.zeros((A.shape[1], b.shape[1]), dtype=b.dtype, device=A.device)
+        return lstsq.rule(convert(A, Toeplitz), b, rcond)
     S = A._remember("spectrum", A._spectrum)
     S = S.inverse()._replace(values=inverse_of_values(S.values, cut_off(A, rcond)))
     return fourier.convolve(S, b, 0, A.shape[0], -2)
