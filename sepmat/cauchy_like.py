@@ -14,7 +14,7 @@ from ._array import Array
 from .displacement import LowDisplacementRank
 from .errors import ConditionWarning, PrecisionWarning
 from .kernels.cauchy import Solved, displacement_solve, toeplitz_generators, toeplitz_solve
-from .linalg import Factorization, factorize, inverse, singular, slogdet, solve
+from .linalg import Factorization, factorize, inverse, norm, singular, slogdet, solve
 from .matrix import Product, StructuredMatrix
 from .toeplitz import Hankel, Toeplitz
 
@@ -261,15 +261,19 @@ def _worst(rest: Array, x: Array, scale: float) -> float:
     return _array.to_float(xp.max(xp.where(xp.isnan(ratio), xp.ones_like(ratio) * math.inf, ratio)))
 
 
-def _norm(A: StructuredMatrix) -> float:
-    """About ‖A‖_F / √n, which is at most ‖A‖₂."""
-    V = _array.normal(_check.as_generator(0, "solve"), (A.shape[1], PROBES), A.arrays()[0])
+def _norm(A: Displaced) -> float:
+    """‖A‖_F / √n, which is at most ‖A‖₂; of terms about that."""
+    if not isinstance(A, LowDisplacementRank):
+        return _array.to_float(norm.rule(A, "fro")) / math.sqrt(A.shape[0])
+    V = _array.normal(_check.as_generator(0, "solve"), (A.shape[1], PROBES), A.g)
     return _array.to_float(_array.frobenius(A @ V)) / math.sqrt(PROBES * A.shape[0])
 
 
-def _one_norm(A: StructuredMatrix) -> float:
-    """A lower bound of ‖A‖₁ that is rarely below a third of it, from at most 5 products with A and Aᴴ (Hager 1984)."""
+def _one_norm(A: Displaced) -> float:
+    """‖A‖₁; of terms a lower bound, rarely below a third of it, from at most 5 products with A and Aᴴ (Hager 1984)."""
     xp, n, H = A.xp, A.shape[0], A.H
+    if not isinstance(A, LowDisplacementRank):
+        return _array.to_float(norm.rule(A, 1))
     x = xp.ones((n,), dtype=A.dtype, device=A.device) / n
     best, seen = 0.0, -1
     for _ in range(5):
