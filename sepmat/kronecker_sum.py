@@ -9,6 +9,7 @@ from . import _array, _check
 from ._array import Array
 from .basic import Identity, is_identity
 from .errors import ShapeError
+from .kernels.kron import kron_sum_matmul
 from .kronecker import (
     Factor,
     apply_factors,
@@ -66,6 +67,8 @@ class KroneckerSum(StructuredMatrix):
         return tuple(as_operator(F) for F in self.factors)
 
     def _apply(self, x: Array, axis: int) -> Array:
+        if not any(isinstance(F, StructuredMatrix) for F in self.factors):
+            return kron_sum_matmul(self.factors, x, axis)
         sizes = self.sizes
         parts = []
         for i, F in enumerate(self.factors):

@@ -14,10 +14,10 @@ from conftest import BACKENDS, check, host, namespace
 
 import sepmat as sm
 from sepmat.kernels import fourier
-from sepmat.kernels.kron import kron_matmul, order, separated_matmul
+from sepmat.kernels.kron import kron_matmul, kron_sum_matmul, order, separated_matmul
 
 DTYPES = ["float32", "float64", "complex64", "complex128"]
-TABLES = [kron_matmul, separated_matmul, fourier.convolve, fourier.convolve_twice]
+TABLES = [kron_matmul, separated_matmul, kron_sum_matmul, fourier.convolve, fourier.convolve_twice]
 
 
 # --- tables ------------------------------------------------------------------------------------------------------------------
@@ -43,6 +43,8 @@ def arguments(table, xp, dtype, axis, rng):
 
     if table is kron_matmul:
         return ([a(2, 3), a(4, 2)], x(6), axis)
+    if table is kron_sum_matmul:
+        return ([a(2, 2), a(3, 3)], x(6), axis)
     if table is separated_matmul:
         return ([a(3, 2, 3), a(3, 4, 2)], a(3), x(6), axis)
     if table is fourier.convolve:

@@ -327,3 +327,36 @@ def _stacked(factors: Sequence[Any], shapes: Sequence[tuple[int, int]], y: Any, 
     after, (m, n) = after * m, shapes[0]
     F = factors[0].transpose(1, 2, 0).reshape(m, n * terms)
     return _step(F, plan.step(0, m, n * terms, left, after), y, None)
+
+
+# Kronecker sums ---------------------------------------------------------------------------------------------------------------
+
+
+def _kron_sum_reference(factors: Sequence[Array], x: Array, axis: int) -> Array:
+    """(F_1 ⊕ … ⊕ F_d) along `axis` of x, Σ_i I ⊗ F_i ⊗ I for square factors: each along its mode, added up."""
+    xp = array_namespace(x, *factors)
+    first, *rest = (xp.reshape(mode_product(F, x, *sides), x.shape) for F, sides in _modes(factors, x, axis))
+    return sum(rest, start=first)
+
+
+def _modes(factors: Sequence[Array], x: Array, axis: int) -> list[tuple[Array, tuple[int, int]]]:
+    """The factors with (left, right) of x viewed as (left, n_i, right)."""
+    left, right = plan.sides(x.shape, axis)
+    sizes = [F.shape[1] for F in factors]
+    return [(F, (left * math.prod(sizes[:i]), math.prod(sizes[i + 1 :]) * right)) for i, F in enumerate(factors)]
+
+
+kron_sum_matmul = KernelTable("kron_sum_matmul", _kron_sum_reference)
+
+
+@kron_sum_matmul.row("numpy", lambda factors, x, axis: type(x) is np.ndarray)
+def _planned_kron_sum(factors: Sequence[Any], x: Any, axis: int) -> Any:
+    """The same in the forms of steps, added up in place."""
+    if 0 in x.shape:
+        return _kron_sum_reference(factors, x, axis)
+    total = None
+    for F, (left, right) in _modes(factors, x, axis):
+        m, n = F.shape
+        y = _step(F, plan.step(0, m, n, left, right), x, None).reshape(x.shape)
+        total = y if total is None else np.add(total, y, out=total)
+    return total
