@@ -84,7 +84,8 @@ class _Diagonals(StructuredMatrix):
         """By sizes alone; a gradient needs the transforms."""
         m, n = self.shape
         vectors = 1 if len(shape) == 1 else math.prod(shape) // max(1, n)
-        p = plan.transform(m, n, self._length(), vectors, plan.kind(self.dtype))
+        length = self._remember("length", self._length)
+        p = plan.transform(m, n, length, vectors, plan.kind(self.dtype))
         return p if p.route == "fft" or self._remembers else p.by_fft()
 
     def _dense_transpose(self) -> Array:

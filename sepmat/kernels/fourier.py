@@ -300,6 +300,8 @@ def _viewed(value: Any) -> Any:
 def _in_blocks(run: Callable[..., Any], x_at: int, args: tuple[Any, ...]) -> Any:
     """Many vectors in blocks of rows that stay in L2 with their transforms; columns are turned, block by block."""
     x, axis = args[x_at], args[-1]
+    if x.ndim == 1:
+        return run(_NUMPY_FFT, *args)
     n, step = x.shape[axis], plan.vectors(args[0].n, x.dtype.char)
     if x.size <= step * n or not x.size:
         if axis == -2 and x.shape[-1] == 1:  # one column is a row
