@@ -47,15 +47,20 @@ def run(
     return found | {"iterations": iterations, "seconds": seconds}
 
 
-def rounds(calls: dict[str, Callable[[], Any]], times: int, rng: Any) -> dict[str, list[float]]:
-    """CPU seconds of each call, round-robin: every round calls each once, in a fresh random order."""
+def rounds(calls: dict[str, Callable[[], Any]], times: int, rng: Any, sample: float = 0.0) -> dict[str, list[float]]:
+    """CPU seconds of each call, round-robin: every round has one sample of each, in a fresh random order.
+
+    A sample repeats a call until it has taken `sample` seconds.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     with one_thread():
         for _ in range(times):
             for name in rng.permutation(list(calls)).tolist():
-                start = time.process_time()
-                calls[name]()
-                seconds[name].append(time.process_time() - start)
+                start, repeats, taken = time.process_time(), 0, 0.0
+                while not repeats or taken < sample:
+                    calls[name]()
+                    repeats, taken = repeats + 1, time.process_time() - start
+                seconds[name].append(taken / repeats)
     return seconds
 
 

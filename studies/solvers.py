@@ -3,7 +3,8 @@
 Seven families of matrices on which solvers differ; conjugate gradients with circulant preconditioners for positive
 definite ones; further right-hand sides through the inverse, which has displacement rank 2; and matrices of low displacement
 rank, for which nobody has a solver. A residual is ‖b − T x‖ / (n u ‖T‖₂ ‖x‖), b = T x_0 with random x_0, where the norm of
-T is a lower bound from power iteration. Times are CPU seconds of one thread, the median of rounds in random order.
+T is a lower bound from power iteration. Times are CPU seconds of one thread, the median of rounds in random order,
+where calls of less than 2 ms are repeated.
 """
 
 import statistics
@@ -20,6 +21,7 @@ from studies import _peers, _study, _style
 STATUS = "reproduced"
 LONG = True
 U = 2.0**-53
+SAMPLE = 2e-3  # seconds: shorter calls are repeated
 OURS, LEVINSON, LU = "sepmat", "Levinson (SciPy)", "dense LU"
 FAMILIES = [
     "general",
@@ -156,8 +158,8 @@ def residuals(job: tuple[str, int, int]) -> dict[str, Any]:
 def race(calls: dict[str, Callable[[], Any]], rounds: int, slow: int, rng: Any) -> dict[str, float]:
     """Median seconds; LU of a large matrix takes part in `slow` rounds only."""
     few = {k: f for k, f in calls.items() if k == LU}
-    seconds = _peers.rounds(calls, slow, rng) if few else {k: [] for k in calls}
-    more = _peers.rounds({k: f for k, f in calls.items() if k not in few}, rounds - slow, rng)
+    seconds = _peers.rounds(calls, slow, rng, SAMPLE) if few else {k: [] for k in calls}
+    more = _peers.rounds({k: f for k, f in calls.items() if k not in few}, rounds - slow, rng, SAMPLE)
     return {k: statistics.median([*seconds[k], *more.get(k, [])]) for k in calls}
 
 
@@ -221,7 +223,7 @@ def further(n: int, rounds: int, rng: Any) -> dict[str, Any]:
         "factorize": lambda: F.solve(b),
         LU: lambda: scipy.linalg.lu_solve(lu, b, check_finite=False),
     }
-    seconds = _peers.rounds(calls, rounds, rng)
+    seconds = _peers.rounds(calls, rounds, rng, SAMPLE)
     size = spectral_norm(c, r)
     return {
         "n": n,

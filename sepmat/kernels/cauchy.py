@@ -26,7 +26,7 @@ from ._table import KernelTable
 PANEL = {"f": 40, "c": 16}  # columns: real, complex. 24 to 48 and 8 to 24 take 10 % longer at most
 KEEP = 2.0**-5  # a column is formed anew when its pivot has fallen below this share of what was in it
 NARROW = 4  # columns of the panel after one that was cut short; then twice as many again
-BALANCED = 16  # panels after which the generators are balanced
+BALANCED = 4  # panels after which the generators are balanced; at 16 they grow
 SEGMENT = 8  # panels whose rows are held at a time in the substitution
 CHUNK = 2**11  # rows or columns formed at a time: larger arrays would be mapped anew by the allocator each time
 
@@ -81,7 +81,7 @@ def _reference(G: Array, B: Array, rhs: Array, kind: str) -> Solved:
         return w if phase is None else w * xp.take(phase, index([k for k in rows for _ in cols]), axis=0)
 
     for l in range(n):
-        if l % (2 * BALANCED) == 0:
+        if l % (8 * BALANCED) == 0:
             M, inverse = _balanced(h[:, :r])
             h, b = xp.concat((h[:, :r] @ M, h[:, r:]), axis=1), inverse @ b
         column = (h[:, :r] @ b[:, :1])[:, 0] * weights(rows, [l])
