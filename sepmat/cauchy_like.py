@@ -213,6 +213,19 @@ for _cls in (Toeplitz, Hankel, LowDisplacementRank):
     slogdet.rules[_cls] = _slogdet
 
 
+def _times(A: StructuredMatrix, x: Array) -> Array:
+    """A x by FFTs at any size: these matrices live for a few products, where a plan would think of many."""
+    if isinstance(A, Product):
+        for B in reversed(A.factors):
+            x = _times(B, x)
+        return x
+    if _array.is_complex(x) and not A._is_complex:
+        xp = A.xp
+        return _times(A, xp.real(x)) + 1j * _times(A, xp.imag(x))
+    B: Any = A
+    return B._by_fft(_array.astype(x, A.dtype), -2)
+
+
 # refinement ---------------------------------------------------------------------------------------------------------------
 
 
@@ -226,15 +239,15 @@ def _refined(A: StructuredMatrix, b: Array, S: Displaced, k: int, M: StructuredM
     scale = A.shape[0] * _array.unit_roundoff(A.xp, A.dtype) * _norm(S)
 
     def judged(x: Array) -> tuple[Array, Array, float]:
-        rest = rhs - S @ x
+        rest = rhs - _times(S, x)
         return x, rest, _worst(rest, x, scale)
 
     eliminated = x is not None
-    x, rest, reached = judged(M @ rhs if x is None else x)
+    x, rest, reached = judged(_times(M, rhs) if x is None else x)
     for _ in range(STEPS):
         if reached <= GOAL:
             break
-        step = judged(x + M @ rest)
+        step = judged(x + _times(M, rest))
         if not step[-1] <= GOAL:
             step = judged(x + _solved(S, rest, "solve") if eliminated else _solved(S, rhs, "solve"))
             eliminated, reached = True, reached if eliminated else math.inf
@@ -266,7 +279,7 @@ def _norm(A: Displaced) -> float:
     if not isinstance(A, LowDisplacementRank):
         return _array.to_float(norm.rule(A, "fro")) / math.sqrt(A.shape[0])
     V = _array.normal(_check.as_generator(0, "solve"), (A.shape[1], PROBES), A.g)
-    return _array.to_float(_array.frobenius(A @ V)) / math.sqrt(PROBES * A.shape[0])
+    return _array.to_float(_array.frobenius(_times(A, V))) / math.sqrt(PROBES * A.shape[0])
 
 
 def _one_norm(A: Displaced) -> float:
@@ -274,10 +287,10 @@ def _one_norm(A: Displaced) -> float:
     xp, n, H = A.xp, A.shape[0], A.H
     if not isinstance(A, LowDisplacementRank):
         return _array.to_float(norm.rule(A, 1))
-    x = xp.ones((n,), dtype=A.dtype, device=A.device) / n
+    x = xp.ones((n, 1), dtype=A.dtype, device=A.device) / n
     best, seen = 0.0, -1
     for _ in range(5):
-        y = A @ x
+        y = _times(A, x)
         size = xp.abs(y)
         total = _array.to_float(xp.sum(size))
         if not total > best:
@@ -286,12 +299,11 @@ def _one_norm(A: Displaced) -> float:
         unit = xp.where(
             size > 0, y / _array.astype(xp.where(size > 0, size, xp.ones_like(size)), y.dtype), xp.ones_like(y)
         )
-        z = xp.abs(H @ unit)
-        j = int(xp.argmax(z))
+        j = int(xp.argmax(xp.abs(_times(H, unit))))
         if j == seen:
             break
         seen = j
-        x = xp.astype(xp.arange(n, dtype=xp.int64, device=A.device) == j, A.dtype)
+        x = xp.astype(xp.arange(n, dtype=xp.int64, device=A.device) == j, A.dtype)[:, None]
     return best
 
 
