@@ -216,14 +216,14 @@ for _cls in (Toeplitz, Hankel, LowDisplacementRank):
 def _times(A: StructuredMatrix, x: Array) -> Array:
     """A x by FFTs at any size: these matrices live for a few products, where a plan would think of many."""
     if isinstance(A, Product):
-        for B in reversed(A.factors):
-            x = _times(B, x)
+        for factor in reversed(A.factors):
+            x = _times(factor, x)
         return x
     if _array.is_complex(x) and not A._is_complex:
         xp = A.xp
         return _times(A, xp.real(x)) + 1j * _times(A, xp.imag(x))
-    B: Any = A
-    return B._by_fft(_array.astype(x, A.dtype), -2)
+    by_fft: Any = A._by_fft  # type: ignore[attr-defined]
+    return by_fft(_array.astype(x, A.dtype), -2)
 
 
 # refinement ---------------------------------------------------------------------------------------------------------------
