@@ -272,7 +272,10 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None, only: str | None = None) -> int:
-    """Run studies; 0: all claims hold, 1: a claim fails, 2: cannot do what was asked."""
+    """Run studies; 0: all claims hold, 1: a claim fails, 2: cannot do what was asked.
+
+    What a bare run only draws again from committed records was judged when they were made.
+    """
     parser = argparse.ArgumentParser(
         prog=f"python -m studies{'.' + only if only else ''}",
         description="Compute the numbers of a study, check its claims, draw its figure.",
@@ -293,13 +296,12 @@ def main(arguments: Sequence[str] | None = None, only: str | None = None) -> int
             raise StudyError("--docs quotes preset paper; leave out --preset")
         if given.seed < 0:
             raise StudyError(f"--seed is {given.seed}; it must be 0 or more")
-        again = {
+        committed = {
             name: FIGURES
             for name in chosen
             if getattr(load(name), "LONG", False) and given.preset == "paper" and not (only or given.names)
         }
-        if given.plot_only:
-            again = dict.fromkeys(chosen, folder)
+        again = dict.fromkeys(chosen, folder) if given.plot_only else committed
         records = [run(name, given.preset, given.seed, folder, again.get(name)) for name in chosen]
         if given.docs:
             DOCS.write_text(document(DOCS.read_text(encoding="utf-8"), records), encoding="utf-8")
@@ -310,7 +312,8 @@ def main(arguments: Sequence[str] | None = None, only: str | None = None) -> int
         advice = 'python -m pip install -c constraints.txt -e ".[studies]"'
         print(f"{parser.prog}: {error.name} is not installed; {advice}", file=sys.stderr)
         return 2
-    failed = [(r["study"], claim) for r in records for claim, holds in r["claims"].items() if not holds]
+    judged = [(name, r) for name, r in zip(chosen, records, strict=True) if given.plot_only or name not in committed]
+    failed = [(name, claim) for name, r in judged for claim, holds in r["claims"].items() if not holds]
     for name, claim in failed:
         print(f"{parser.prog}: claim fails in {name}: {claim}", file=sys.stderr)
     return 1 if failed else 0

@@ -175,6 +175,14 @@ def test_a_long_study_is_computed_only_when_named(monkeypatch):
         asked.clear()
 
 
+def test_what_is_drawn_again_was_judged_before(monkeypatch):
+    """A claim that a committed record of a long study does not meet fails where it is computed, and not in a bare run."""
+    long = next(name for name in sorted(STUDIES) if getattr(_study.load(name), "LONG", False))
+    monkeypatch.setattr(_study, "run", lambda name, *_: {"study": name, "claims": {"so it is": name != long}})
+    assert _study.main([]) == 0
+    assert _study.main([long]) == _study.main(["--plot-only"]) == 1
+
+
 # --- the record -------------------------------------------------------------------------------------------------------
 
 
