@@ -66,7 +66,19 @@ LAYERS = {
 }
 # The generic core: written on the array API, so that it runs unchanged on every array library.
 CORE = {name for name, layer in LAYERS.items() if (1, 0) < layer < (5, 0)}
-GUESTS = {"torch", "cupy", "cupyx", "dask", "matplotlib", "peft", "transformers", "safetensors", "tqdm", "sklearn", "statsmodels"}
+GUESTS = {
+    "torch",
+    "cupy",
+    "cupyx",
+    "dask",
+    "matplotlib",
+    "peft",
+    "transformers",
+    "safetensors",
+    "tqdm",
+    "sklearn",
+    "statsmodels",
+}
 FILES = sorted(ROOT.rglob("*.py"))
 
 
