@@ -293,10 +293,13 @@ class _FCirculant(_Diagonals):
         return self.shape[1] - 1 + i - j
 
     def _length(self) -> int:
-        return int(self.c.shape[0])
+        return plan.circulant_length(self.c.shape[0], sum(self.corner) - 1, plan.kind(self.dtype))
 
     def _by_fft(self, x: Array, axis: int) -> Array:
-        return fourier.convolve(self._remember("spectrum", self._spectrum), x, 0, self.corner[0], axis)
+        if self._remember("length", self._length) == self.c.shape[0]:
+            return fourier.convolve(self._remember("spectrum", self._spectrum), x, 0, self.corner[0], axis)
+        (m, n), S = self.corner, self._remember("padded spectrum", lambda: _padded_spectrum(self._diagonals()))
+        return fourier.convolve(S, x, n - 1, n - 1 + m, axis)
 
     def _spectrum(self) -> fourier.Spectrum:
         return fourier.spectrum(self.c, self.c.shape[0], self._f < 0)
@@ -328,8 +331,8 @@ class _FCirculant(_Diagonals):
 class Circulant(_FCirculant):
     """A[i, j] = c[(i - j) mod N], N = len(c), or its top-left corner of the given shape (m, n), max(m, n) = N.
 
-    c: first column (N,). Products cost two FFTs of length N a vector (N is not padded: a prime N costs about 7 times
-    the next power of two), square ones stay circulant, and so do inverses; solve is as stable as a product, whatever
+    c: first column (N,). Products cost two FFTs of length N a vector (where N has a large prime factor, of a good length
+    >= m + n - 1, as for a Toeplitz matrix), square ones stay circulant, and so do inverses; solve is as stable as a product, whatever
     the condition: ‖b - A x‖ <= (20 log2 N + 6) u ‖A‖_F ‖x‖. Raises ShapeError when the shape does not fit.
 
     >>> import sepmat as sm

@@ -510,6 +510,19 @@ def fft_cost(n: int, kind: str) -> float:
     return (2.5 if REAL[kind] == 4 else 1.25) * min(_passes(n), around)
 
 
+@functools.lru_cache(maxsize=4096)
+def circulant_length(n: int, diagonals: int, kind: str) -> int:
+    """The length of the transforms of an n×n f-circulant with so many diagonals in sight: n, or that of a Toeplitz matrix.
+
+    n = 16381 is prime: 1.05 ms a product by transforms of that length, 0.30 by padded ones (float64).
+    """
+    padded = int(scipy_fft().next_fast_len(max(1, diagonals), real=REAL[kind] == 1))
+    return padded if fft_cost(padded, kind) < PADDED * fft_cost(n, kind) else n
+
+
+PADDED = 0.75  # of the transforms that a padded one may cost, so that padding pays for itself
+
+
 def _passes(n: int) -> float:
     """n times the sum of its prime factors, those above 5 counted 1.1 times."""
     total, rest, p = 0.0, n, 2
