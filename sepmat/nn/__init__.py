@@ -1,0 +1,18 @@
+"""The torch bridge: matrices with structure as trainable layers and as updates of frozen ones.
+
+All mathematics is that of the core's classes on torch tensors; the modules hold parameters and initialise them.
+"""
+
+try:
+    import torch  # noqa: F401
+except ImportError:
+    from ..errors import BackendError
+
+    raise BackendError(
+        "sepmat.nn", "torch", "not installed", "torch >= 2.6", "Install it with: python -m pip install 'sepmat[torch]'"
+    ) from None
+
+from .parametrisations import PARAMETRISATIONS, Parametrisation, parametrisation
+from .update import StructuredLinear, StructuredUpdate
+
+__all__ = ["PARAMETRISATIONS", "Parametrisation", "StructuredLinear", "StructuredUpdate", "parametrisation"]
