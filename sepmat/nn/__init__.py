@@ -12,7 +12,21 @@ except ImportError:
         "sepmat.nn", "torch", "not installed", "torch >= 2.6", "Install it with: python -m pip install 'sepmat[torch]'"
     ) from None
 
+from .adapted import AdaptedLinear, adapt, merge_and_unload
+from .bottleneck import Bottleneck, add_bottlenecks, positions
 from .parametrisations import PARAMETRISATIONS, Parametrisation, parametrisation
 from .update import StructuredLinear, StructuredUpdate
 
-__all__ = ["PARAMETRISATIONS", "Parametrisation", "StructuredLinear", "StructuredUpdate", "parametrisation"]
+__all__ = [
+    "PARAMETRISATIONS",
+    "AdaptedLinear",
+    "Bottleneck",
+    "Parametrisation",
+    "StructuredLinear",
+    "StructuredUpdate",
+    "adapt",
+    "add_bottlenecks",
+    "merge_and_unload",
+    "parametrisation",
+    "positions",
+]

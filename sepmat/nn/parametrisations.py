@@ -42,6 +42,7 @@ from ..matrix import Product, StructuredMatrix
 from ..rearranged import kron_sum
 from ..separated import Separated
 from ..toeplitz import Circulant, SkewCirculant, Toeplitz
+from .block_circulant import BlockCirculant
 
 Parameters = Mapping[str, Tensor]
 Pair = tuple[int, int]
@@ -463,6 +464,34 @@ class KAdaptationParametrisation(Parametrisation):
         return LowRank._of(U=khatri_rao(p["u1"].mT, p["u2"].mT), V=khatri_rao(p["v1"].mT, p["v2"].mT))
 
 
+@dataclasses.dataclass(frozen=True)
+class BlockCirculantParametrisation(Parametrisation):
+    """C3A (Chen et al. 2024), started at zero: blocks of circulants of size `block`, a divisor of both sizes.
+
+    c: (out/block, in/block, block), in · out / block numbers; by default the largest block there is.
+    """
+
+    block: int | None = None
+    name = "block_circulant"
+    moved = ("c",)
+    transforms = True
+
+    def _check(self) -> None:
+        block = math.gcd(*self.shape) if self.block is None else divisor(self.block, self.shape, self.name, "block")
+        self._set(block=block)
+
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        (m, n), b = self.shape, self.block or 1
+        return {"c": (m // b, n // b, b)}
+
+    def variances(self, gain: float | None) -> dict[str, float]:
+        return {"c": 0.0 if gain is None else gain / self.shape[1]}
+
+    def matrix(self, parameters: Parameters) -> StructuredMatrix:
+        c = parameters["c"]
+        return Circulant._of(c=c[0, 0], corner=self.shape) if c.shape[:2] == (1, 1) else BlockCirculant._of(c=c)
+
+
 class DenseParametrisation(Parametrisation):
     """W itself, out in parameters: full fine-tuning in the same frame."""
 
@@ -492,6 +521,7 @@ PARAMETRISATIONS: dict[str, type[Parametrisation]] = {
         LoRAParametrisation,
         KronAParametrisation,
         KAdaptationParametrisation,
+        BlockCirculantParametrisation,
         DenseParametrisation,
     )
 }
