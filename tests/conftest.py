@@ -32,9 +32,13 @@ ROUNDOFF = {
 worst: dict[str, float] = {}  # the largest ratio / limit seen for each named bound
 
 settings = {"deadline": None, "print_blob": True, "suppress_health_check": [hypothesis.HealthCheck.too_slow]}
+QUICK = [hypothesis.Phase.explicit, hypothesis.Phase.generate]
 hypothesis.settings.register_profile("ci", max_examples=60, derandomize=True, database=None, **settings)
 hypothesis.settings.register_profile("dev", max_examples=50, **settings)
 hypothesis.settings.register_profile("nightly", max_examples=20_000, derandomize=False, database=None, **settings)
+hypothesis.settings.register_profile(
+    "mutation", max_examples=20, derandomize=True, database=None, phases=QUICK, **settings
+)
 hypothesis.settings.load_profile("ci")  # --hypothesis-profile=NAME overrides it
 
 

@@ -1,0 +1,310 @@
+"""Mutation testing: does a test fail when the library is wrong in one place?
+
+    python tests/mutation.py sepmat/toeplitz.py sepmat/kronecker.py     try their mutants, write figures/mutation.json
+    python tests/mutation.py --score                                    the score of every module measured so far
+
+mutmut makes the mutants: a + for a -, a < for a <=, an argument dropped, a number one larger. Its own runner leaves
+decorated functions out, which here are the rules of all open functions; so this file runs them: the tests are collected
+once, every mutant is a child process that swaps the code of one function and runs the tests that reach it until one
+fails. Left out: docstrings, the arguments of errors and warnings (test_behaviour reads every message), defaults, and what
+runs once at import. A mutant that no test kills stands in tests/survivors.txt with the reason, or is a gap.
+"""
+
+import argparse
+import difflib
+import functools
+import gc
+import json
+import os
+import pathlib
+import pickle
+import random
+import resource
+import signal
+import sys
+import textwrap
+import time
+import types
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+RECORD, REASONS = ROOT / "figures" / "mutation.json", ROOT / "tests" / "survivors.txt"
+MEMORY = 12 << 30
+SLOW = ("test_studies.py", "test_cli.py", "test_docs.py", "test_layers.py")  # processes of their own, or no code at all
+
+# --- the mutants --------------------------------------------------------------------------------------------------------------
+
+
+def mutants(path):
+    """(qualified name, first line, the mutated code, what changed) for every mutant of a file."""
+    import libcst as cst
+    from mutmut.mutation import file_mutation as made
+
+    class Visitor(made.MutationVisitor):
+        def _skip_node_and_children(self, node):
+            if isinstance(node, cst.FunctionDef):  # decorated ones too
+                return node.name.value in made.NEVER_MUTATE_FUNCTION_NAMES
+            if isinstance(node, cst.Call) and name(node.func).endswith(("Error", "Warning")):
+                return True
+            if isinstance(node, cst.SimpleString) and " " in node.value:  # words for people
+                return True
+            return super()._skip_node_and_children(node)
+
+    def name(node):
+        return node.value if isinstance(node, cst.Name) else node.attr.value if isinstance(node, cst.Attribute) else ""
+
+    source = path.read_text(encoding="utf-8")
+    wrapper = cst.MetadataWrapper(cst.parse_module(source))
+    visitor = Visitor(made.mutation_operators, made.IgnoredCode(set(), set(), set()))
+    module, lines = wrapper.visit(visitor), wrapper.resolve(cst.metadata.PositionProvider)
+    plain = {code.co_firstlineno: code for code in _functions(compile(source, str(path), "exec"))}
+    seen = set()
+    for mutation in visitor.mutations:
+        function = mutation.contained_by_top_level_function
+        if not isinstance(function, cst.FunctionDef):
+            continue
+        code = plain[lines[(*function.decorators, function)[0]].start.line]
+        old = module.code_for_node(function)
+        new = module.code_for_node(function.deep_replace(mutation.original_node, mutation.mutated_node))
+        try:  # inside a class, so that super() has its cell
+            changed = compile("class _:\n" + textwrap.indent(textwrap.dedent(new).strip("\n"), " "), str(path), "exec")
+        except SyntaxError:
+            continue
+        changed = _functions(changed)[-1]
+        if new not in seen and not _same(code, changed):
+            seen.add(new)
+            label = code.co_qualname
+            if label == "_":  # a rule, known by its class
+                label = f"_({module.code_for_node(function.params.params[0])})"
+            yield label, code.co_firstlineno, changed, _difference(old, new)
+
+
+def _functions(code):
+    """The code of functions and methods, in order; what is nested in them belongs to them."""
+    found = []
+    for const in code.co_consts:
+        if isinstance(const, types.CodeType):
+            body = "__qualname__" in const.co_names and const.co_argcount == 0  # a class
+            found += _functions(const) if body else [const]
+    return found
+
+
+def _same(a, b):
+    return (a.co_code, a.co_names, a.co_varnames, a.co_freevars, len(a.co_consts)) == (
+        b.co_code, b.co_names, b.co_varnames, b.co_freevars, len(b.co_consts)) and all(
+        _same(p, q) if isinstance(p, types.CodeType) and isinstance(q, types.CodeType)
+        else type(p) is type(q) and repr(p) == repr(q) for p, q in zip(a.co_consts, b.co_consts, strict=True)
+    )  # fmt: skip
+
+
+def _difference(old, new):
+    lines = [line for line in difflib.ndiff(old.splitlines(), new.splitlines()) if line[:2] in ("- ", "+ ")]
+    return " ".join(f"{line[0]} {line[2:].strip()}" for line in lines)
+
+
+# --- running them --------------------------------------------------------------------------------------------------------------
+
+
+def forked(work, seconds):
+    """What work() returns in a child process; None where it dies or takes too long."""
+    out, into = os.pipe()
+    pid = os.fork()
+    if not pid:
+        os.setpgid(0, 0)
+        os.close(out)
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+        resource.setrlimit(resource.RLIMIT_CPU, (int(seconds) + 2,) * 2)
+        try:
+            answer = pickle.dumps(work())
+            with os.fdopen(into, "wb") as pipe:
+                pipe.write(answer)
+        finally:
+            os._exit(0)
+    os.close(into)
+    deadline, chunks = time.monotonic() + seconds, []
+    os.set_blocking(out, False)
+    while True:
+        try:
+            chunk = os.read(out, 1 << 16)
+            if not chunk:
+                break
+            chunks.append(chunk)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                os.kill(pid, signal.SIGKILL)
+                break
+            time.sleep(0.001)
+    os.close(out)
+    os.waitpid(pid, 0)
+    try:
+        return pickle.loads(b"".join(chunks))
+    except (EOFError, pickle.UnpicklingError):
+        return None
+
+
+class Runner:
+    """A pytest plugin that runs the collected tests in its own way."""
+
+    def __init__(self, options):
+        self.options, self.failed = options, False
+
+    def pytest_runtest_logreport(self, report):
+        self.failed |= report.failed
+
+    def run(self, item):
+        self.failed = False
+        item.ihook.pytest_runtest_protocol(item=item, nextitem=None)
+        return not self.failed
+
+    def reach(self, item):
+        """(seconds, the functions of the library that the test calls), or None where it fails as things stand"""
+        found, package = set(), str(ROOT / "sepmat")
+        for cached in self.caches:  # what an earlier test computed would hide a call
+            cached.cache_clear()
+
+        def note(frame, event, _):
+            if event == "call" and frame.f_code.co_filename.startswith(package):
+                found.add((frame.f_code.co_filename, frame.f_code.co_firstlineno))
+
+        start = time.perf_counter()
+        sys.setprofile(note)
+        passed = self.run(item)
+        sys.setprofile(None)
+        return (time.perf_counter() - start, found) if passed else None
+
+    def pytest_runtestloop(self, session):
+        items = [i for i in session.items if pathlib.Path(i.path).name not in SLOW and "strict" not in i.nodeid]
+        self.caches = [thing for thing in gc.get_objects() if isinstance(thing, functools._lru_cache_wrapper)]
+        gc.freeze()  # so that children share this memory
+        by_name = {i.nodeid: i for i in items}
+        reached = self.reached(items)
+        live = {}
+        for thing in gc.get_objects():
+            if isinstance(thing, types.FunctionType):
+                live.setdefault((thing.__code__.co_filename, thing.__code__.co_firstlineno), []).append(thing)
+        for path in self.options.modules:
+            found = self.module(path.resolve(), by_name, reached, live)
+            record = json.loads(RECORD.read_text()) if RECORD.exists() else {}
+            record[str(path.resolve().relative_to(ROOT))] = found
+            RECORD.write_text(json.dumps(dict(sorted(record.items())), indent=1, ensure_ascii=False) + "\n")
+            print(path, {k: v for k, v in found.items() if k != "survivors"}, file=sys.__stderr__, flush=True)
+        return True
+
+    def reached(self, items):
+        """{(file, line of a function): [(seconds, test)]}; kept in a file, since it takes minutes"""
+        cache = self.options.reach
+        known = pickle.loads(cache.read_bytes()) if cache and cache.exists() else {}
+        new = [item for item in items if item.nodeid not in known]
+        for k in range(0, len(new), 200):
+            part = new[k : k + 200]
+            known |= forked(lambda part=part: {i.nodeid: self.reach(i) for i in part}, 600) or {}
+            if cache:
+                cache.write_bytes(pickle.dumps(known))
+        table = {}
+        for item in items:
+            if known.get(item.nodeid) is not None:
+                seconds, functions = known[item.nodeid]
+                for key in functions:
+                    table.setdefault(key, []).append((seconds, item.nodeid))
+        return table
+
+    def module(self, path, by_name, reached, live):
+        start, options = time.monotonic(), self.options
+        every = list(mutants(path))
+        chosen = every
+        if options.sample and len(every) > options.sample:
+            chosen = sorted(random.Random(0).sample(range(len(every)), options.sample))
+            chosen = [every[k] for k in chosen]
+        survivors, count = [], {"killed": 0, "survived": 0, "not reached": 0}
+        for name, line, code, difference in chosen:
+            key = (str(path), line)
+            tests = spread(reached.get(key, []), options.budget)
+            if not tests or key not in live:
+                verdict = "not reached"
+            else:
+                answer = forked(
+                    lambda code=code, key=key, tests=tests: self.survives(live[key], code, [by_name[t] for t in tests]),
+                    4 * options.budget + 10,
+                )
+                verdict = "survived" if answer else "killed"  # None: it died, or runs for ever
+            count[verdict] += 1
+            if verdict != "killed":
+                survivors.append(f"{name}: {difference}")
+        return {"mutants": len(every), "tried": len(chosen), **count, "budget": options.budget,
+                "seconds": round(time.monotonic() - start), "survivors": survivors}  # fmt: skip
+
+    def survives(self, functions, code, items):
+        for function in functions:
+            if len(function.__code__.co_freevars) == len(code.co_freevars):
+                function.__code__ = code
+        return all(self.run(item) for item in items)
+
+
+def spread(tests, budget):
+    """Tests that take `budget` seconds in all: quick ones first, one of each test function before a second one."""
+    rounds = {}
+    for seconds, name in sorted(tests):
+        rounds.setdefault(name.partition("[")[0], []).append((seconds, name))
+    queue = [(k, *test) for group in rounds.values() for k, test in enumerate(group)]
+    chosen, total = [], 0.0
+    for _, seconds, name in sorted(queue):
+        total += seconds
+        if chosen and total > budget:
+            break
+        chosen.append(name)
+    return chosen
+
+
+# --- the score ------------------------------------------------------------------------------------------------------------------
+
+
+def reasons():
+    """{(module, survivor): reason} of tests/survivors.txt: a line [module], then a survivor and, indented, its reason"""
+    found, module, survivor = {}, "", ""
+    for line in REASONS.read_text(encoding="utf-8").splitlines() if REASONS.exists() else []:
+        if line.startswith("["):
+            module = line.strip("[]")
+        elif line.startswith("    "):
+            found[module, survivor] = line.strip()
+        elif line and not line.startswith("#"):
+            survivor = line
+    return found
+
+
+def score():
+    """The table of what was measured; 1 where a survivor has no reason or nothing was measured."""
+    record, known = json.loads(RECORD.read_text()) if RECORD.exists() else {}, reasons()
+    lines, total, open_ = [("module", "mutants", "tried", "killed", "equivalent", "score")], [0, 0, 0], 0
+    for module, found in record.items():
+        judged = [known.get((module, s), "") for s in found["survivors"]]
+        same = sum(reason.startswith("equivalent") for reason in judged)
+        open_ += judged.count("")
+        row = found["tried"], found["killed"], same
+        total = [a + b for a, b in zip(total, row, strict=True)]
+        lines.append((module, found["mutants"], *row, f"{found['killed'] / max(1, found['tried'] - same):.1%}"))
+    lines.append(("all", sum(f["mutants"] for f in record.values()), *total, f"{total[1] / max(1, total[0] - total[2]):.1%}"))
+    for line in lines:
+        print(f"{line[0]:36s}" + "".join(f"{cell!s:>12s}" for cell in line[1:]))
+    print(f"{open_} survivors without a reason in {REASONS.relative_to(ROOT)}")
+    return 1 if open_ or not record else 0
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Mutation testing of modules of the library.")
+    parser.add_argument("modules", nargs="*", type=pathlib.Path, help="files of sepmat")
+    parser.add_argument("--score", action="store_true", help="print the score of what was measured so far")
+    parser.add_argument("--budget", type=float, default=5.0, help="seconds of tests for each mutant (default 5)")
+    parser.add_argument("--sample", type=int, help="so many mutants of a module, drawn with seed 0 (default: all)")
+    parser.add_argument("--reach", type=pathlib.Path, help="file that keeps which test calls which function")
+    parser.add_argument("--tests", nargs="+", default=["tests"], help="tests to choose from (default: all)")
+    options = parser.parse_args()
+    if options.score or not options.modules:
+        return score()
+    flags = ["-p", "no:cacheprovider", "-p", "no:terminal", "-W", "error", "-o", "addopts=", "--strict-markers"]
+    return int(pytest.main([*flags, "--hypothesis-profile=mutation", *options.tests], plugins=[Runner(options)]))
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    sys.exit(main())
