@@ -31,6 +31,7 @@ from .expressivity import displacement_form, terms_needed
 from .fit import Fit
 from .functions import expm, schulz_inverse, sign
 from .inverses import Inverse
+from .io import load, save
 from .kronecker import Kronecker, kron, rearrange, rearrange_back
 from .kronecker_sum import KroneckerSum
 from .linalg import (

@@ -161,6 +161,25 @@ def to_numpy(x: Array) -> Any:
     return x.get() if is_cupy(x) else np.asarray(x)
 
 
+def to_bits(x: Array) -> Any:
+    """to_numpy without a rounding or a change of sign: half precision as 16-bit integers, no lazy conjugates or negatives."""
+    if not is_torch(x):
+        return to_numpy(x)
+    if is_half(x.dtype):
+        return x.detach().cpu().contiguous().view(sys.modules["torch"].int16).numpy().view(np.uint16)
+    return to_numpy(x.resolve_neg())
+
+
+def from_bits(host: Any, dtype: str, like: Array | None) -> Array:
+    """The array of to_bits, and the name of its dtype, in the library and on the device of `like` (None: NumPy)."""
+    if like is None or is_numpy(like):
+        return host
+    xp, place = array_namespace(like), device(like)
+    if host.dtype == np.uint16:
+        return xp.asarray(host.view(np.int16), device=place).view(getattr(xp, dtype))
+    return xp.asarray(host, device=place)
+
+
 def shares_with_numpy(*tensors: Array) -> bool:
     """Whether NumPy may compute on the memory of CPU tensors: nobody differentiates, traces or vectorises the product."""
     torch = sys.modules.get("torch")

@@ -150,6 +150,9 @@ class LowDisplacementRank(StructuredMatrix):
         for name, value in (("g", G), ("h", H), ("corner", corner), ("transposed", False)):
             object.__setattr__(self, name, value)
 
+    def _arguments(self) -> tuple[Any, ...]:
+        return (self.g, self.h, self.corner)
+
     @property
     def shape(self) -> tuple[int, int]:
         return self.corner

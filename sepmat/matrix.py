@@ -112,6 +112,10 @@ class StructuredMatrix(abc.ABC):
     def _fields(self) -> dict[str, Any]:
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
 
+    def _arguments(self) -> tuple[Any, ...]:
+        """What the constructor makes this matrix of, if that is not its fields: what comes from a file is checked by it."""
+        return tuple(self._fields().values())
+
     def arrays(self) -> tuple[Array, ...]:
         """The stored arrays, in the order of the fields."""
         return self._arrays
@@ -541,12 +545,35 @@ def _add(A: StructuredMatrix, B: StructuredMatrix) -> StructuredMatrix:
     return Sum._of(terms=(A, B)) if C is NotImplemented else C
 
 
+def _check_parts(where: str, name: str, parts: Sequence[Any]) -> None:
+    """At least one structured matrix, all of one library and on one device."""
+    if not parts:
+        raise ShapeError(
+            where, name, "empty", "at least one matrix", "Use sm.Identity(n), or sm.Separated without terms"
+        )
+    for i, A in enumerate(parts):
+        if not isinstance(A, StructuredMatrix):
+            raise DTypeError(where, f"{name}[{i}]", f"a {type(A).__name__}", "a structured matrix", "Use sm.Dense(A)")
+    _check.same_place(where, [(f"{name}[{i}]", a) for i, A in enumerate(parts) for a in A.arrays()])
+
+
 @final
 @structure
 class Sum(StructuredMatrix):
     """Σ_i A_i, kept lazy. A new term is absorbed by the first one that stays in its class with it."""
 
     terms: tuple[StructuredMatrix, ...]
+
+    def __init__(self, *terms: StructuredMatrix) -> None:
+        _check_parts("Sum", "terms", terms)
+        for i, A in enumerate(terms):
+            if A.shape != terms[0].shape:
+                got, expected = f"{A.shape[0]}×{A.shape[1]}", f"{terms[0].shape[0]}×{terms[0].shape[1]} as terms[0]"
+                raise ShapeError("Sum", f"terms[{i}]", got, expected, "Check the sizes")
+        object.__setattr__(self, "terms", terms)
+
+    def _arguments(self) -> tuple[Any, ...]:
+        return self.terms
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -596,6 +623,18 @@ class Product(StructuredMatrix):
 
     factors: tuple[StructuredMatrix, ...]
 
+    def __init__(self, *factors: StructuredMatrix) -> None:
+        _check_parts("Product", "factors", factors)
+        for i in range(1, len(factors)):
+            m, n = factors[i].shape
+            if m != factors[i - 1].shape[1]:
+                expected = f"{factors[i - 1].shape[1]} rows: factors[{i - 1}] is {factors[i - 1]._name()}"
+                raise ShapeError("Product", f"factors[{i}]", f"{m}×{n}", expected, "Check the sizes")
+        object.__setattr__(self, "factors", factors)
+
+    def _arguments(self) -> tuple[Any, ...]:
+        return self.factors
+
     @property
     def shape(self) -> tuple[int, int]:
         return (self.factors[0].shape[0], self.factors[-1].shape[1])
@@ -637,6 +676,11 @@ class Scaled(StructuredMatrix):
 
     scale: Array
     matrix: StructuredMatrix
+
+    def __init__(self, scale: Any, matrix: StructuredMatrix) -> None:
+        _check_parts("Scaled", "matrix", (matrix,))
+        object.__setattr__(self, "scale", matrix._scalar(scale, "Scaled"))
+        object.__setattr__(self, "matrix", matrix)
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -123,6 +123,9 @@ class Toeplitz(_Diagonals):
         object.__setattr__(self, "c", c)
         object.__setattr__(self, "tail", tail)
 
+    def _arguments(self) -> tuple[Any, ...]:
+        return (self.c, None if self.tail is None else self.r)
+
     @property
     def shape(self) -> tuple[int, int]:
         m = self.c.shape[0]
@@ -186,6 +189,9 @@ class Hankel(_Diagonals):
         c, tail = _column_and_row(c, r, "Hankel", -1)
         object.__setattr__(self, "c", c)
         object.__setattr__(self, "tail", tail)
+
+    def _arguments(self) -> tuple[Any, ...]:
+        return (self.c, None if self.tail is None else self.r)
 
     @property
     def shape(self) -> tuple[int, int]:

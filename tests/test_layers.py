@@ -15,6 +15,7 @@ LAYERS = {
     "errors": (0, 0),
     "_array": (0, 1),
     "_check": (0, 2),
+    "_container": (0, 3),
     "kernels": (1, 0),
     "matrix": (2, 0),
     "linalg": (2, 1),
