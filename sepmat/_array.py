@@ -191,9 +191,23 @@ def shares_with_numpy(*tensors: Array) -> bool:
             return False
         if (gradients and t.requires_grad) or t.is_conj() or t.is_neg():
             return False
+    return not torch.compiler.is_compiling() and not _transformed(torch)
+
+
+def takes_operators(*tensors: Array) -> bool:
+    """Whether operators of ours with a backward of their own may run: on tensors as torch makes them, which nobody
+    vectorises or differentiates forward."""
+    torch = sys.modules.get("torch")
+    if torch is None or not all(type(t) is torch.Tensor or type(t) is torch.nn.Parameter for t in tensors):
+        return False
+    return bool(torch.compiler.is_compiling()) or not _transformed(torch)
+
+
+def _transformed(torch: Any) -> bool:
+    """Whether forward mode or a transformation of torch.func is under way."""
     level = getattr(torch.autograd.forward_ad, "_current_level", 0)  # -1: no forward mode
     stack = getattr(torch._C._functorch, "peek_interpreter_stack", object)  # None: no torch.func
-    return level < 0 and stack() is None and not torch.compiler.is_compiling()
+    return level >= 0 or stack() is not None
 
 
 def _shared_dtypes(torch: Any) -> tuple[Any, ...]:

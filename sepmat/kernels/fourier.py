@@ -377,3 +377,31 @@ def _convolve_twice(fft: Any, outer: Spectrum, inner: Spectrum, x: Array, stop: 
 
 convolve = _kernel(_convolve, x_at=1)
 convolve_twice = _kernel(_convolve_twice, x_at=2)
+
+
+# rows of tensors that are differentiated, or too many for the memory of all their transforms at once
+
+
+def _has_rows(S: Spectrum, x: Array, axis: int) -> bool:
+    known = axis == -1 and S.real and bool(_array.size(x)) and not _array.is_complex(x)
+    return known and _array.takes_operators(x, S.values)
+
+
+@convolve.row("torch", lambda S, x, start, stop, axis: start < stop and _has_rows(S, x, axis))
+def _convolve_rows(S: Spectrum, x: Array, start: int, stop: int, axis: int) -> Array:
+    """In chunks, with a backward of its own (kernels/torch/fourier.py)."""
+    from .torch import fourier as own
+
+    y = own.convolve(S.values, x.reshape(-1, x.shape[-1]), S.twist, S.n, 0, start, stop)
+    return rescale(y.reshape(*x.shape[:-1], stop - start), S.scale)
+
+
+@convolve_twice.row(
+    "torch", lambda outer, inner, x, stop, axis: stop > 0 and inner.values.shape[0] > 0 and _has_rows(inner, x, axis)
+)
+def _convolve_rows_twice(outer: Spectrum, inner: Spectrum, x: Array, stop: int, axis: int) -> Array:
+    from .torch import fourier as own
+
+    rows = x.reshape(-1, x.shape[-1])
+    y = own.convolve_twice(outer.values, inner.values, rows, outer.twist, inner.twist, inner.n, stop)
+    return rescale(y.reshape(*x.shape[:-1], stop), outer.scale, inner.scale)
