@@ -21,7 +21,14 @@ ACTIVATIONS = {
 }
 
 # the last linear layers of the attention and of the feed-forward part, by the names of transformers
-ATTENTION = ("attention.output.dense", "attn.c_proj", "self_attn.o_proj", "self_attn.out_proj", "attention.out_lin")
+ATTENTION = (
+    "attention.output.dense",
+    "attention.o_proj",
+    "attn.c_proj",
+    "self_attn.o_proj",
+    "self_attn.out_proj",
+    "attention.out_lin",
+)
 FEED_FORWARD = ("output.dense", "mlp.c_proj", "mlp.down_proj", "mlp.fc2", "layers.fc2", "ffn.lin2", "DenseReluDense.wo")
 
 
