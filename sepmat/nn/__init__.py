@@ -13,19 +13,28 @@ except ImportError:
     ) from None
 
 from .adapted import AdaptedLinear, adapt, merge_and_unload
+from .advise import Advice, advise, deltas, gradients
 from .bottleneck import Bottleneck, add_bottlenecks, positions
+from .from_delta import from_delta, load_delta, load_deltas
 from .parametrisations import PARAMETRISATIONS, Parametrisation, parametrisation
 from .update import StructuredLinear, StructuredUpdate
 
 __all__ = [
     "PARAMETRISATIONS",
     "AdaptedLinear",
+    "Advice",
     "Bottleneck",
     "Parametrisation",
     "StructuredLinear",
     "StructuredUpdate",
     "adapt",
     "add_bottlenecks",
+    "advise",
+    "deltas",
+    "from_delta",
+    "gradients",
+    "load_delta",
+    "load_deltas",
     "merge_and_unload",
     "parametrisation",
     "positions",

@@ -145,6 +145,16 @@ def _sum(weight: Tensor, delta: Tensor) -> Tensor:
     return weight.detach().to(dtype) + delta.to(device=weight.device, dtype=dtype)
 
 
+def update_beside(
+    base: nn.Module, structure: str | Parametrisation, *, dtype: torch.dtype | None = None, **options: Any
+) -> StructuredUpdate:
+    """A StructuredUpdate for a linear layer: on its device, in float32 where its weight has less."""
+    weight = base.weight
+    narrow = not weight.dtype.is_floating_point or weight.dtype.itemsize < 4
+    dtype = dtype or (torch.float32 if narrow else weight.dtype)
+    return StructuredUpdate(*features(base), structure, device=weight.device, dtype=dtype, **options)
+
+
 def adapt(
     model: nn.Module,
     target_modules: str | Sequence[str],
@@ -181,21 +191,8 @@ def adapt(
     freeze(model, heads)
     common: dict[str, dict[str, nn.Parameter]] = {}
     for name, base in targets:
-        n, m = features(base)
         kind = common.setdefault(name.rpartition(".")[2], {})
-        weight = base.weight
-        narrow = not weight.dtype.is_floating_point or weight.dtype.itemsize < 4
-        update = StructuredUpdate(
-            n,
-            m,
-            structure,
-            alpha=alpha,
-            shared=kind,
-            device=weight.device,
-            dtype=dtype or (torch.float32 if narrow else weight.dtype),
-            generator=generator,
-            **options,
-        )
+        update = update_beside(base, structure, alpha=alpha, shared=kind, dtype=dtype, generator=generator, **options)
         kind.update({p: getattr(update, p) for p in update.parametrisation.shared})
         model = replace(model, name, AdaptedLinear(base, update, bias))
     return model
