@@ -203,6 +203,15 @@ def takes_operators(*tensors: Array) -> bool:
     return bool(torch.compiler.is_compiling()) or not _transformed(torch)
 
 
+def readable(x: Array) -> bool:
+    """Whether the host may look at the numbers: not those of a tensor that is traced, vectorised, differentiated forward,
+    or that has no memory."""
+    if not is_torch(x):
+        return True
+    torch = sys.modules["torch"]
+    return x.device.type != "meta" and not torch.compiler.is_compiling() and not _transformed(torch)
+
+
 def _transformed(torch: Any) -> bool:
     """Whether forward mode or a transformation of torch.func is under way."""
     level = getattr(torch.autograd.forward_ad, "_current_level", 0)  # -1: no forward mode
@@ -270,7 +279,7 @@ def power_of_two(x: Array, axis: int | None = None) -> Array:
 def sum_of_squares(x: Array) -> float | None:
     """Σ |x|² in the precision of x, or None where the host would have to wait for it. No gradient."""
     if is_torch(x):
-        if x.device.type != "cpu":
+        if x.device.type != "cpu" or not readable(x):
             return None
         flat = x.detach().reshape(-1)
         return float(flat.vdot(flat).real if flat.is_complex() else flat.dot(flat))
@@ -317,10 +326,11 @@ def balanced(stacks: Sequence[Array], beyond: int | None = None) -> tuple[tuple[
     A factor of 1e200 beside one of 1e-200 makes products leave the range on the way to a result that is in it. Every
     slice is multiplied by a power of two so that all its partners share their common exponent; what that share
     cannot hold is returned, and the product still needs it. Nothing changes where partial products stay within
-    2^±beyond (64 in float64, 7 in float32: room for the vectors they meet), nor where a gradient is required.
+    2^±beyond (64 in float64, 7 in float32: room for the vectors they meet), nor where a gradient is required or the host
+    may not look.
     """
     stacks = tuple(stacks)
-    if any(is_torch(a) and a.requires_grad for a in stacks) or not all(a.shape[0] for a in stacks):
+    if any(is_torch(a) and (a.requires_grad or not readable(a)) for a in stacks) or not all(a.shape[0] for a in stacks):
         return stacks, 0
     limit = _range(stacks[0].dtype)
     beyond = limit // 14 if beyond is None else beyond
