@@ -1,6 +1,7 @@
 """The command line: which structure does my matrix nearly have?
 
-python -m sepmat approximate FILE [--max-parameters N | --tol E] [--structures …] [--plot OUT.png] [--json OUT.json]
+python -m sepmat approximate FILE [--max-parameters N | --tol E] [--structures …] [--plot OUT.png] [--json OUT.json] [--save OUT]
+python -m sepmat info FILE
 """
 
 import argparse
@@ -19,7 +20,8 @@ import sepmat
 
 from . import linalg
 from .approximate import STRUCTURES, Fit, approximate
-from .errors import BackendError, FormatError, NonFiniteError, SepmatError
+from .errors import ArgumentError, BackendError, FormatError, NonFiniteError, SepmatError
+from .io import load, save
 from .matrix import StructuredMatrix
 
 FORMATS = (".npy", ".npz", ".safetensors", ".csv")
@@ -67,14 +69,18 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--seed", type=int, default=0, help="seed of the randomised fits (default 0)")
     command.add_argument("--plot", type=Path, metavar="OUT.png", help="draw relative error against parameters")
     command.add_argument("--json", type=Path, metavar="OUT.json", help="write all fits as JSON")
+    command.add_argument("--save", type=Path, metavar="OUT.safetensors", help="write the best fit for sepmat.load")
     command.set_defaults(run=_approximate)
+    command = commands.add_parser("info", help="print what a file that sepmat.save wrote holds, after checking it")
+    command.add_argument("file", type=Path, help="a file of a matrix or a fit")
+    command.set_defaults(run=_info)
     command = commands.add_parser("capabilities", help="print which class has which rules, as a Markdown table")
     command.set_defaults(run=lambda args: print(capabilities()))
     return parser
 
 
 def _approximate(args: argparse.Namespace) -> None:
-    _check_outputs(args.plot, args.json)
+    _check_outputs(args.plot, args.json, args.save)
     results: dict[str, tuple[tuple[int, int], list[Fit]]] = {}
     failed: list[SepmatError] = []
     bar = sys.stderr.isatty() and importlib.util.find_spec("tqdm") is not None
@@ -105,6 +111,8 @@ def _approximate(args: argparse.Namespace) -> None:
         args.json.write_text(json.dumps(records, indent=1) + "\n")
     if args.plot and results:
         plot(results, args.plot)
+    if args.save and results:
+        _save_best(results, args.save)
     if failed:
         raise failed[0]
     if not results:
@@ -112,9 +120,28 @@ def _approximate(args: argparse.Namespace) -> None:
         raise FormatError("approximate", "file", got, "at least one matrix", "Save a 2-D array")
 
 
-def _check_outputs(plot_file: Path | None, json_file: Path | None) -> None:
+def _save_best(results: dict[str, tuple[tuple[int, int], list[Fit]]], path: Path) -> None:
+    if len(results) != 1:
+        got, expected = f"{len(results)} matrices: {', '.join(results)}", "one matrix, whose best fit is saved"
+        raise ArgumentError("approximate", "--save", got, expected, "Choose one with --key")
+    ((_, fits),) = results.values()
+    if not fits:
+        raise ArgumentError("approximate", "--save", "no fit", "a fit", "Allow more parameters or a larger --tol")
+    save(fits[0], path)
+    print(f"saved: {fits[0].matrix!r} in {path}")
+
+
+def _info(args: argparse.Namespace) -> None:
+    found, size = load(args.file), args.file.stat().st_size
+    if isinstance(found, Fit):
+        print(f"Fit, relative error {found.relative_error:.3e}, condition number {found.condition_number}")
+        found = found.matrix
+    print(f"{found!r}: {found.num_parameters:,} parameters, {size:,} bytes")
+
+
+def _check_outputs(plot_file: Path | None, json_file: Path | None, save_file: Path | None) -> None:
     """What would fail after the fits, before them."""
-    for option, path in (("--plot", plot_file), ("--json", json_file)):
+    for option, path in (("--plot", plot_file), ("--json", json_file), ("--save", save_file)):
         if path and not path.absolute().parent.is_dir():
             raise FormatError("approximate", option, f"no folder {path.parent}", "an existing folder", "Make it first")
     if plot_file and plot_file.suffix.lower() not in (".png", ".pdf", ".svg"):
