@@ -7,6 +7,7 @@ file passes the checks of its constructor. How the arrays and the tree lie in th
 """
 
 import dataclasses
+import functools
 import math
 import os
 import types
@@ -131,6 +132,7 @@ def _kind(cls: type) -> str:
     return cls.__name__ if ours else f"{cls.__module__}.{cls.__qualname__}"
 
 
+@functools.cache
 def _hints(cls: type) -> dict[str, Any]:
     """The fields of a class and what may stand in them."""
     hints = typing.get_type_hints(cls)

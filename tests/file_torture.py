@@ -425,7 +425,7 @@ def main(argv=None):
         "--fuzz-seconds", type=float, default=None, metavar="S", help="at most so long, half of it atheris"
     )
     parser.add_argument(
-        "--fuzz-runs", type=int, default=0, metavar="N", help="so many executions, a tenth of them atheris"
+        "--fuzz-runs", type=int, default=0, metavar="N", help="so many executions, three of four atheris"
     )
     parser.add_argument("--seed", type=int, default=int(time.strftime("%Y%m%d")), help="default: the date")
     parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="write the numbers to this file")
@@ -446,11 +446,10 @@ def main(argv=None):
         print_part("kills", numbers["kills"], start)
     if args.fuzz_seconds or args.fuzz_runs:
         limit = args.fuzz_seconds / 2 if args.fuzz_seconds else float("inf")
-        guided, examples = atheris_fuzzing(args.seed, args.fuzz_runs // 10, min(limit, 86400))
-        failures += examples
-        done, examples = random_fuzzing(args.seed, (args.fuzz_runs or 10**12) - guided, limit)
-        failures += examples
-        numbers["fuzzing"] = {"executions": done + guided, "by atheris": guided, "failures": len(failures)}
+        guided, examples = atheris_fuzzing(args.seed, 3 * args.fuzz_runs // 4, min(limit, 86400))
+        done, more = random_fuzzing(args.seed, (args.fuzz_runs or 10**12) - guided, limit)
+        failures += examples + more
+        numbers["fuzzing"] = {"executions": done + guided, "by atheris": guided, "failures": len(examples + more)}
         print_part("fuzzing", numbers["fuzzing"], start)
     for failure, data in failures:
         print(f"FAILED: {failure}\n  {data!r}")
