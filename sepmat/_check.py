@@ -271,6 +271,13 @@ def as_positive(value: Any, where: str, name: str) -> float:
     return float(value)
 
 
+def as_flag(value: Any, where: str, name: str) -> bool:
+    """True or False, and nothing that Python would take for one of them."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise DTypeError(where, name, repr(value), "True or False", "Pass a bool")
+    return bool(value)
+
+
 def one_of(where: str, **options: Any) -> None:
     """Exactly one of the options must be given."""
     given = [name for name, value in options.items() if value is not None]
