@@ -272,17 +272,16 @@ def find_targets(
 def _matches(name: str, patterns: str | Sequence[str]) -> bool:
     """One regular expression for the whole name, or last parts of it."""
     if isinstance(patterns, str):
-        return re.fullmatch(patterns, name) is not None
+        try:
+            return re.fullmatch(patterns, name) is not None
+        except re.error as error:
+            expected = f"a list of names, or a regular expression ({error})"
+            raise ArgumentError("adapt", "modules", repr(patterns), expected, "Mend the expression") from None
     return any(name == p or name.endswith(f".{p}") for p in patterns)
 
 
 def _fail(argument: str, given: Any, names: Sequence[str]) -> None:
     """Nothing matches: what there is, by last name, and what may have been meant."""
-    if isinstance(given, str):
-        try:
-            re.compile(given)
-        except re.error as error:
-            raise ArgumentError("adapt", argument, repr(given), f"a regular expression ({error})", "Mend it") from None
     last = Counter(name.rpartition(".")[2] or "the model itself" for name in names)
     there = ", ".join(f"{name} ({count})" if count > 1 else name for name, count in list(last.items())[:20])
     wanted = [given] if isinstance(given, str) else list(given)

@@ -74,17 +74,18 @@ class _Structured(nn.Module):
         if not x.dtype.is_floating_point:
             raise DTypeError(type(self).__name__, "x", str(x.dtype), "real floating point numbers", "Convert it first")
         kind, result = x.device.type, x.dtype
-        cast = torch.is_autocast_enabled(kind)
+        cast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
         if cast and result != torch.float64:
             result = torch.get_autocast_dtype(kind)
         with torch.autocast(kind, enabled=False) if cast else contextlib.nullcontext():
-            W = self.parametrisation.matrix(self._tensors(scale))
-            dtype = torch.promote_types(W.dtype, x.dtype)
+            tensors = self._tensors(scale)
+            dtype = torch.promote_types(x.dtype, tensors[self._names[0]].dtype)
             if self.parametrisation.transforms:
                 dtype = torch.promote_types(dtype, torch.float32)
-            elif cast:
-                dtype = result
-            return _to(W, dtype)._apply(x.to(dtype), -1).to(result)
+            W = self.parametrisation.matrix({name: p.to(dtype) for name, p in tensors.items()})
+            if cast and not self.parametrisation.transforms and dtype != result:  # thin factors are formed before that
+                dtype, W = result, W.map(lambda a: a.to(result))
+            return W._apply(x.to(dtype), -1).to(result)
 
     def to_dense(self) -> Tensor:
         """The dense matrix (out, in) as a new tensor."""
@@ -102,10 +103,6 @@ class _Structured(nn.Module):
             f"structure={self.structure!r}",
         ]
         return ", ".join([*parts, *(f"{name}={value}" for name, value in options.items())])
-
-
-def _to(W: StructuredMatrix, dtype: torch.dtype) -> StructuredMatrix:
-    return W if W.dtype == dtype else W.map(lambda a: a.to(dtype))
 
 
 class StructuredUpdate(_Structured):
