@@ -50,6 +50,20 @@ def as_array(
     return x
 
 
+def _from_nested(x: Any, where: str, name: str) -> Array:
+    """Nested lists, numbers and what says `__array__` as a NumPy array of numbers."""
+    try:
+        lengths = _ragged(x)
+        found = np.empty(0) if lengths else np.asarray(x)
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+        got = f"a {type(x).__name__} that is no array ({error})"
+        raise DTypeError(where, name, got, "an array", "Pass a NumPy array, or nested lists of numbers") from None
+    if lengths:
+        got = f"ragged: rows have lengths {lengths}"
+        raise ShapeError(where, name, got, "rows of one length", "Pad or cut the rows")
+    return found
+
+
 def _raw(x: Any, where: str, name: str, like: Array | None) -> Array:
     """x as an array of some library, without looking at its dtype."""
     if x is None:
@@ -75,15 +89,10 @@ def _raw(x: Any, where: str, name: str, like: Array | None) -> Array:
                 "an array",
                 "Pass a NumPy, CuPy or torch array, or nested lists of numbers",
             )
-        lengths = _ragged(x)
-        if lengths:
-            raise ShapeError(
-                where, name, f"ragged: rows have lengths {lengths}", "rows of one length", "Pad or cut the rows"
-            )
         if isinstance(x, Sequence) and any(_array.is_array(row) and not _array.is_numpy(row) for row in x):
             kind = next(_array.library(row) for row in x if _array.is_array(row) and not _array.is_numpy(row))
             raise DTypeError(where, name, f"a list of {kind} arrays", "one array", "Stack them first")
-        x = np.asarray(x)
+        x = _from_nested(x, where, name)
         if x.dtype.kind not in "biufc":
             raise DTypeError(where, name, f"dtype {x.dtype}", "numbers", "Convert it to float64 yourself")
         if like is not None and not _array.is_numpy(like):
@@ -252,23 +261,44 @@ def as_integer(value: Any, where: str, name: str, minimum: int = 1, maximum: int
 
 def as_tolerance(tol: Any, where: str, name: str = "tol") -> float:
     """A relative tolerance strictly between 0 and 1."""
-    if isinstance(tol, (bool, np.bool_)) or not isinstance(tol, numbers.Real):
-        raise DTypeError(where, name, repr(tol), "a number between 0 and 1", "Pass a float")
-    value = float(tol)
+    expected = "a number between 0 and 1"
+    value = as_real(tol, where, name, expected)
     if not 0 < value < 1:
-        raise ArgumentError(
-            where, name, repr(value), "a number between 0 and 1", "It is relative to the norm of the matrix"
-        )
+        raise ArgumentError(where, name, repr(value), expected, "It is relative to the norm of the matrix")
     return value
 
 
-def as_positive(value: Any, where: str, name: str) -> float:
-    """A positive number, possibly infinite."""
+def as_real(value: Any, where: str, name: str, expected: str = "a finite number") -> float:
+    """A finite real number; bools and strings are refused, and so are integers beyond the range."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
-        raise DTypeError(where, name, repr(value), "a positive number", "Pass a float")
-    if not float(value) > 0:
-        raise ArgumentError(where, name, repr(value), "a positive number", "Pass a larger one")
-    return float(value)
+        raise DTypeError(where, name, repr(value), expected, "Pass a float")
+    try:
+        found = float(value)
+    except OverflowError:
+        found = math.inf
+    if not math.isfinite(found):
+        raise ArgumentError(where, name, repr(value), expected, "Pass a finite float")
+    return found
+
+
+def as_number(value: Any, where: str, name: str) -> float | complex:
+    """A finite number: a float, or a complex where it has an imaginary part by its type."""
+    if isinstance(value, numbers.Complex) and not isinstance(value, numbers.Real):
+        as_real(value.real, where, name)
+        as_real(value.imag, where, name)
+        return complex(value)
+    return as_real(value, where, name)
+
+
+def as_positive(value: Any, where: str, name: str, zero: bool = False) -> float:
+    """A positive number (zero: or 0), possibly infinite."""
+    expected = "a number >= 0" if zero else "a positive number"
+    if isinstance(value, numbers.Real) and not isinstance(value, numbers.Integral) and value == math.inf:
+        return math.inf
+    found = as_real(value, where, name, expected)
+    if found < 0 or (found == 0 and not zero):
+        raise ArgumentError(where, name, repr(value), expected, "Pass a larger one")
+    return found
 
 
 def as_flag(value: Any, where: str, name: str) -> bool:
@@ -276,6 +306,13 @@ def as_flag(value: Any, where: str, name: str) -> bool:
     if not isinstance(value, (bool, np.bool_)):
         raise DTypeError(where, name, repr(value), "True or False", "Pass a bool")
     return bool(value)
+
+
+def as_function(value: Any, where: str, name: str) -> Callable[..., Any] | None:
+    """A function or None."""
+    if value is not None and not callable(value):
+        raise DTypeError(where, name, f"a {type(value).__name__}", "a function or None", "Pass a function")
+    return value
 
 
 def one_of(where: str, **options: Any) -> None:
@@ -356,7 +393,7 @@ def check_length(x: Array, axis: int, n: int, name: Callable[[], str], where: st
 
 def as_choice(value: Any, choices: Sequence[str], where: str, name: str) -> str:
     """One of the names; the closest one is suggested, where one is close."""
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         close = difflib.get_close_matches(str(value), choices, n=1)
         ranked = [*close, *(c for c in choices if c not in close)]
         advice = f"Did you mean {close[0]!r}" if close else "Check the spelling"

@@ -154,14 +154,20 @@ def approximate(
     as_target(M, where)
     M = _array.stop_gradient(_check.as_array(M, where, "M", 2))
     _check.as_generator(seed, where)
+    progress = _check.as_flag(progress, where, "progress")
     if max_parameters is not None:
         goal = Goal(_check.as_integer(max_parameters, where, "max_parameters"), None, seed)
     else:
         u = _array.unit_roundoff(_array.array_namespace(M), M.dtype)
         goal = Goal(M.shape[0] * M.shape[1] - 1, max(u, check_tolerance(tol, M, where)), seed)
     names = STRUCTURES if structures is None else [structures] if isinstance(structures, str) else structures
-    if not isinstance(names, Iterable):
-        raise DTypeError(where, "structures", repr(names), "a list of names", f"Choose from {', '.join(STRUCTURES)}")
+    try:
+        names = list(names)
+    except TypeError:
+        names = []
+    if not names:
+        got = "empty" if isinstance(structures, (list, tuple, set)) else f"a {type(structures).__name__}"
+        raise DTypeError(where, "structures", got, "a list of names", f"Choose from {', '.join(STRUCTURES)}")
     names = [_check.as_choice(name, list(STRUCTURES), where, "structures") for name in names]
     candidates = [fit for name in dict.fromkeys(names) for fit in STRUCTURES[name](M, goal)]
     fits = (candidate() for candidate in (_bar(candidates) if progress else candidates))

@@ -348,7 +348,13 @@ def _(A: Diagonal) -> Array:
 
 @conversion
 def convert_identity(A: Identity) -> Diagonal:
-    return Diagonal._of(d=A.xp.ones((A.n,), dtype=A.dtype, device=A.device))
+    return Diagonal._of(d=_ones(A, A.dtype, "convert"))
+
+
+def _ones(A: Identity, dtype: Any, where: str) -> Array:
+    """n ones, which may be more than there is room for."""
+    _check.check_bytes((A.n,), _array.itemsize(dtype), _check.DENSE_LIMIT, where, "All n of them are 1")
+    return A.xp.ones((A.n,), dtype=dtype, device=A.device)
 
 
 @solve.register
@@ -368,7 +374,7 @@ def _(A: Identity) -> Identity:
 
 @slogdet.register
 def _(A: Identity) -> tuple[Array, Array]:
-    return log_product(convert_identity(A).d)
+    return log_product(A.xp.ones((1,), dtype=A.dtype, device=A.device))
 
 
 @trace.register
@@ -378,7 +384,7 @@ def _(A: Identity) -> Array:
 
 @diagonal.register
 def _(A: Identity) -> Array:
-    return convert_identity(A).d + 0
+    return _ones(A, A.dtype, "diagonal")
 
 
 @norm.register
@@ -389,12 +395,12 @@ def _(A: Identity, ord: Any) -> Array:
 
 @eigvals.register
 def _(A: Identity) -> Array:
-    return A.xp.ones((A.n,), dtype=_array.complex_dtype(A.xp, A.dtype), device=A.device)
+    return _ones(A, _array.complex_dtype(A.xp, A.dtype), "eigvals")
 
 
 @svdvals.register
 def _(A: Identity) -> Array:
-    return A.xp.ones((A.n,), dtype=_array.real_dtype(A.xp, A.dtype), device=A.device)
+    return _ones(A, _array.real_dtype(A.xp, A.dtype), "svdvals")
 
 
 for _cls in (Diagonal, Identity):

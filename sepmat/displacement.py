@@ -7,14 +7,13 @@ term, Toeplitz matrices 2, products of t of them 2 t, matrices of rank k have 2 
 """
 
 import math
-import numbers
 from collections.abc import Iterator, Sequence
 from typing import Any, final
 
 from . import _array, _check
 from ._array import Array
 from .basic import Identity, is_identity
-from .errors import ArgumentError, DTypeError, ShapeError
+from .errors import ArgumentError, ShapeError
 from .kernels import fourier, plan
 from .linalg import conversion, convert, diagonal, norm, trace
 from .matrix import StructuredMatrix, structure
@@ -40,7 +39,8 @@ def shift(n: int, f: float = 1, like: Any = None) -> StructuredMatrix:
     """
     n = _check.as_integer(n, "shift", "n", 0)
     like = _check.as_array(0.0 if like is None else like, "shift", "like")
-    f = _corner(f, "shift", "f")
+    _check.check_bytes((n,), _array.itemsize(like.dtype), _check.DENSE_LIMIT, "shift", "Use a smaller n")
+    f = _check.as_real(f, "shift", "f")
     column = _unit(like, n, 1) if n > 1 else f * _unit(like, n, 0)
     if abs(f) == 1:
         return (Circulant if f == 1 else SkewCirculant)._of(c=column, corner=(n, n))
@@ -59,7 +59,7 @@ def displacement(M: Any, f: float = 1, g: float = -1) -> Array:
            [ 0.,  5.]])
     """
     M = _as_square(M, "displacement")
-    f, g = _corner(f, "displacement", "f"), _corner(g, "displacement", "g")
+    f, g = _check.as_real(f, "displacement", "f"), _check.as_real(g, "displacement", "g")
     if f == g:
         raise ArgumentError(
             "displacement", "g", f"{g} = f", "f and g that differ", "The displacement operator is singular; use g = -f"
@@ -103,12 +103,6 @@ def _as_square(M: Any, where: str) -> Array:
     if M.shape[0] != M.shape[1]:
         raise ShapeError(where, "M", f"shape {tuple(M.shape)}", "a square matrix", "Pad it by zeros to a square")
     return M
-
-
-def _corner(f: Any, where: str, name: str) -> float:
-    if isinstance(f, bool) or not isinstance(f, numbers.Real):
-        raise DTypeError(where, name, repr(f), "a real number", "Use 1 or -1")
-    return float(f)
 
 
 def _unit(like: Array, n: int, k: int) -> Array:

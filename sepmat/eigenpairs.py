@@ -73,7 +73,7 @@ def power_iteration(
 
 def inverse_iteration(
     A: StructuredMatrix,
-    shift: float = 0.0,
+    shift: complex = 0.0,
     rank: int | None = None,
     tol: float | None = None,
     max_condition: float | None = None,
@@ -96,6 +96,9 @@ def inverse_iteration(
     """
     where = "inverse_iteration"
     M, dtype = square(A, where)
+    shift = _check.as_number(shift, where, "shift")
+    if isinstance(shift, complex) and not M._is_complex:  # the eigenvectors of a real matrix closest to it are complex
+        M, dtype = M.astype(M.xp.complex128), _array.complex_dtype(M.xp, dtype)
     x, reduce, tol = _start(M, rank, tol, max_condition, start, seed, where)
     with _array.quiet():
         bound, I = norm_bound(M), identity(M)
@@ -106,7 +109,7 @@ def inverse_iteration(
                 off = reduce(y - x * value, LOOSE)
                 return reduce(x - P @ off, _vector_tolerance(tol, value, bound, residual), x)
         else:
-            B = (M - I * _check.as_scalar(shift, where, M.factors[0], M.dtype)).merged()
+            B = (M - I * shift).merged()
 
             def step(x: Terms, y: Terms, value: Any, residual: float) -> Terms:
                 equations, back = scaled(B, x)

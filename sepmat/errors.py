@@ -32,6 +32,9 @@ __all__ = [
 ]
 
 
+LONGEST = 200  # characters that a value may take in a message
+
+
 class SepmatError(Exception):
     """Base of every error that sepmat raises on purpose.
 
@@ -40,6 +43,9 @@ class SepmatError(Exception):
     """
 
     def __init__(self, where: str, argument: str, got: str, expected: str, advice: str) -> None:
+        got, expected = (" ".join(text.split()) for text in (got, expected))  # the repr of an array has lines
+        if len(got) > LONGEST:
+            got = got[: LONGEST - 1] + "…"
         super().__init__(where, argument, got, expected, advice)
 
     def __str__(self) -> str:

@@ -6,13 +6,14 @@ right below its class, as for the functions of linalg.py; without one it is said
 
 import dataclasses
 import math
+import numbers
 from collections.abc import Sequence
 from typing import Any
 
 from . import _array, _check
 from .basic import Dense, Diagonal, Identity
 from .displacement import LowDisplacementRank
-from .errors import ArgumentError, ShapeError
+from .errors import ArgumentError, DTypeError, ShapeError
 from .kernels import plan
 from .kernels.plan import Limits
 from .kronecker import Kronecker, as_operator
@@ -119,11 +120,14 @@ def explain(A: StructuredMatrix, x: Any, axis: int | None = None, limits: Limits
       time   87.1 µs expected on one core, 56% of its limit (arithmetic)
     """
     shape, dtype = _shape_of(x), getattr(x, "dtype", A.dtype)
+    if limits is not None and not isinstance(limits, Limits):
+        got = f"a {type(limits).__name__}"
+        raise DTypeError("explain", "limits", got, "Limits(...) or None", "Use Limits() or Limits.measured()")
     if not shape:
         raise ShapeError("explain", "x", "a scalar", "an array or its shape", "Use 2 * A to scale")
     if axis is None:
         axis = -1 if len(shape) == 1 else -2
-    if axis not in (-1, -2) or -axis > len(shape):
+    if isinstance(axis, bool) or not isinstance(axis, numbers.Integral) or axis not in (-1, -2) or -axis > len(shape):
         raise ArgumentError("explain", "axis", repr(axis), "-1, or -2 for two axes or more", "Reshape x first")
     if shape[axis] != A.shape[1]:
         expected = f"length {A.shape[1]} along axis {axis}: A is {A._name()}"
@@ -144,7 +148,7 @@ def explain(A: StructuredMatrix, x: Any, axis: int | None = None, limits: Limits
         times * work.gemm_flops,
         times * work.fft_flops,
         times * work.bytes,
-        limits or Limits(),
+        Limits() if limits is None else limits,
         times * work.seconds,
         plan.kind(A.dtype),
     )

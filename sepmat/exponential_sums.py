@@ -75,6 +75,7 @@ def exponential_sum(
     like = _check.as_array(0.0 if like is None else like, where, "like")
     most = None if terms is None else _check.as_integer(terms, where, "terms")
     goal = 0.0 if tol is None else _check.as_tolerance(tol, where)
+    relative = _check.as_flag(relative, where, "relative")
     with _array.quiet():
         p, error = _best(math.log(R), power, power if relative else 0.0, most, goal)
     if not p.shape[0]:

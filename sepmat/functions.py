@@ -107,11 +107,12 @@ def sign(A: StructuredMatrix, tol: float, shift: float = 0.0, max_condition: flo
     M, dtype = square(A, where)
     tol = check_tolerance(tol, M.factors[0], where)
     cap, rng = check_condition(max_condition, where), _check.as_generator(seed, where)
+    shift = _check.as_real(shift, where, "shift")
     if not M.shape[0]:
         return _empty(A, M)
     with _array.quiet():
         I = identity(M)
-        B = (M - I * _check.as_scalar(shift, where, M.factors[0], M.dtype)).merged()
+        B = (M - I * shift).merged()
         B = B / _nonzero(norm_bound(B), M, where)
         reduce, eps, total = Reducer(None, cap, rng), SHARE * tol, 0
 

@@ -10,7 +10,6 @@ import functools
 import importlib
 import inspect
 import math
-import numbers
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -24,6 +23,7 @@ __all__ = ["Solution", "aslinearoperator", "cg", "gmres", "lsmr", "minres"]
 
 PASSES = 5  # how often a solver may be started until the true residual meets the tolerance
 INDEFINITE = ("indefinite preconditioner", "non-symmetric matrix")  # what SciPy's MINRES says
+FINEST = 2.0**-60  # what a solver is asked for at most: some divide by their tolerance
 STAGNANT = 0.9  # a start that leaves more than this of the residual is the last one
 
 
@@ -174,14 +174,18 @@ def lsmr(
     _structured(A, where)
     b, columns, dtype = _right_hand_sides(A, b, where)
     starts = _starts(x0, A, b, where)
-    damp = _nonnegative(damp, where, "damp")
+    limits = {"damp": damp, "atol": atol, "btol": btol, "conlim": conlim}
+    _check.as_real(damp, where, "damp")
+    limits = {name: _check.as_positive(value, where, name, zero=True) for name, value in limits.items()}
+    if maxiter is not None:
+        maxiter = _check.as_integer(maxiter, where, "maxiter")
     operator, solver = aslinearoperator(A._in_precision(dtype)), _solvers(A, where).lsmr
 
     def solve_one(c: Array, start: Array | None) -> Solution:
         size = _norm(c)
         if not size:
             return Solution(A.xp.zeros((A.shape[1],), dtype=dtype, device=A.device), True, 0, 0.0)
-        found = solver(operator, c, damp=damp, atol=atol, btol=btol, conlim=conlim, maxiter=maxiter, x0=start)
+        found = solver(operator, c, **limits, maxiter=maxiter, x0=start)
         x, stop, steps = found[:3]
         x = _array.astype(x, dtype)
         return Solution(x, int(stop) not in (3, 6, 7), int(steps), _norm(c - operator.matvec(x)) / size)
@@ -215,7 +219,10 @@ def _solve(
             where, "A, b", _array.dtype_name(dtype), "real data: it is for real symmetric matrices", advice
         )
     starts = _starts(x0, A, b, where)
-    rtol, atol = _nonnegative(rtol, where, "rtol"), _nonnegative(atol, where, "atol")
+    rtol, atol = (_check.as_positive(v, where, name, zero=True) for v, name in ((rtol, "rtol"), (atol, "atol")))
+    callback, history = _check.as_function(callback, where, "callback"), _check.as_flag(history, where, "history")
+    for name in ("restart",) if more.get("restart") is not None else ():
+        more[name] = _check.as_integer(more[name], where, name)
     if maxiter is not None:
         more["maxiter"] = _check.as_integer(maxiter, where, "maxiter")
     if where == "gmres":
@@ -267,7 +274,7 @@ class _Column:
             if left <= target:
                 break
             k = 0 if 1e-8 < left < 1e8 else round(math.log2(left))  # SciPy squares norms
-            asked = target / left / miss
+            asked = max(target / left / miss, FINEST)
             d, info = self.run(_array.ldexp(r, -k), asked, self._watch(b, x, k, left / size, size, norms, count))
             new = x + _array.ldexp(_array.astype(d, x.dtype), k)  # MINRES comes back in float64
             r = b - self.apply(new)
@@ -321,10 +328,16 @@ def _preconditioner(M: Any, A: StructuredMatrix, dtype: Any, where: str) -> Call
     if isinstance(M, StructuredMatrix):
         _check.same_place(where, (("A", A.arrays()[0]), ("M", M.arrays()[0])))
         apply = _action(M._in_precision(dtype))
-    elif hasattr(M, "matvec"):
+    elif hasattr(M, "matvec") and isinstance(getattr(M, "shape", None), tuple):
         apply = M.matvec
     elif callable(M) and not hasattr(M, "shape"):
-        return M
+
+        def checked(r: Array) -> Array:
+            y = _check.as_array(M(r), where, "M(r)", 1, like=r)
+            _check.check_length(y, -1, r.shape[0], A._name, where)
+            return y
+
+        return checked
     else:
         raise DTypeError(where, "M", f"a {type(M).__name__}", expected, "Use sm.Dense(M) for a dense one")
     if tuple(M.shape) != A.shape:
@@ -410,12 +423,6 @@ def _columns(x: Array, dtype: Any) -> list[Array]:
     """New contiguous vectors."""
     x = _array.copy(_array.astype(x, dtype))
     return [x] if x.ndim == 1 else [_array.copy(x[:, i]) for i in range(x.shape[1])]
-
-
-def _nonnegative(value: Any, where: str, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not float(value) >= 0:
-        raise ArgumentError(where, name, repr(value), "a number >= 0", "Pass a float")
-    return float(value)
 
 
 def _norm(x: Array) -> float:

@@ -144,7 +144,10 @@ def lstsq(A: StructuredMatrix, b: Any, rcond: Any = None) -> Array:
     array([1., 1.])
     """
     if rcond is not None:
-        rcond = _check.as_tolerance(rcond, "lstsq", "rcond") if rcond else 0.0
+        rcond = _check.as_positive(rcond, "lstsq", "rcond", zero=True)
+        if rcond >= 1:
+            expected, advice = "a number from 0 to 1", "It is relative to the largest singular value"
+            raise ArgumentError("lstsq", "rcond", repr(rcond), expected, advice)
     b, dtype = _right_hand(_checked(A, "lstsq"), b, "lstsq")
     x = lstsq.rule(_in_dtype(A, dtype), _array.astype(b if b.ndim == 2 else b[:, None], dtype), rcond)
     return x if b.ndim == 2 else x[:, 0]

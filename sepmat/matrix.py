@@ -277,7 +277,7 @@ class StructuredMatrix(abc.ABC):
         x = _check.as_array(x, "apply", "x", like=self.arrays()[0])
         if not x.ndim:
             _check.check_length(x, -1, self.shape[1], self._name, "apply")
-        if not isinstance(axis, numbers.Integral) or not -x.ndim <= axis < x.ndim:
+        if isinstance(axis, bool) or not isinstance(axis, numbers.Integral) or not -x.ndim <= axis < x.ndim:
             raise ArgumentError(
                 "apply", "axis", repr(axis), f"an integer from {-x.ndim} to {x.ndim - 1}", "Use one of the axes of x"
             )

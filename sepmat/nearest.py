@@ -96,6 +96,7 @@ def nearest_toeplitz(M: Any, symmetric: bool = False) -> Fit:
     >>> sm.nearest_toeplitz([[1.0, 2.0], [4.0, 3.0]], symmetric=True).num_parameters
     2
     """
+    symmetric = _check.as_flag(symmetric, "nearest_toeplitz", "symmetric")
     with _array.quiet():
         M, k = as_target(M, "nearest_toeplitz")
         m, n = _with_corner(M, "nearest_toeplitz")

@@ -54,7 +54,7 @@ def nearest_kronecker(
     (Kronecker(1×2 ⊗ 3×3, shape=(3, 6), float64), 11, True)
     """
     where = "nearest_kronecker"
-    rng = _check.as_generator(seed, where)
+    rng, exact = _check.as_generator(seed, where), _check.as_flag(exact, where, "exact")
     if rank is None and tol is None:
         rank = 1
     _check.one_of(where, rank=rank, tol=tol)

@@ -144,7 +144,7 @@ def factor_shapes(
             rank = _check.as_integer(rank, where, "rank")
         m, n = source.shape
         fits, entries = [], max(1, m * n)
-        for pairs in splittings(m, n, factors):
+        for pairs in splittings(m, n, factors) if factors <= entries.bit_length() else ():  # no factor is 1×1
             if tol is not None:
                 limit = (entries - 1) // (sum(a * b for a, b in pairs) + 1)  # terms with fewer parameters than M
                 fit = _fit(source, pairs, None, tol, cap, rng, where, max(1, limit))

@@ -49,15 +49,17 @@ def laplacian(
     where = "laplacian"
     n, d = _check.as_integer(n, where, "n"), _check.as_integer(d, where, "d")
     like = _like(like, where)
+    terms = d if terms is None else min(d, _check.as_integer(terms, where, "terms"))
+    _check_size(where, n, terms, d if terms == d else 1, like)
     cap = check_condition(max_condition, where)
     V = _second_difference(n, like)
-    if terms is None or _check.as_integer(terms, where, "terms") >= d:
+    if terms == d:
         return _everywhere(V, d).astype(like.dtype)
     d = _check.as_integer(d, where, "d", maximum=LARGEST_DEGREE)
     u = d * _array.unit_roundoff(_array.array_namespace(V), V.dtype)  # the same rounding in each factor
     m, spread, G = _plane(V)
     form = [m * d, spread * math.sqrt(d), *[0.0] * (d - 1)]
-    return _powers(G, d, power_sum(form, int(terms), _safe(cap, u), u)).astype(like.dtype)
+    return _powers(G, d, power_sum(form, terms, _safe(cap, u), u)).astype(like.dtype)
 
 
 def inverse_laplacian(
@@ -85,6 +87,8 @@ def inverse_laplacian(
     n, d = _check.as_integer(n, where, "n"), _check.as_integer(d, where, "d")
     like = _like(like, where)
     _check.one_of(where, terms=terms, tol=tol)
+    _check_size(where, n, 1, 1, like)
+    _check.check_bytes((d,), 8, _check.DENSE_LIMIT, where, "Use fewer variables")
     smallest = d * _eigenvalue(1, n)
     w, t, _ = exponential_sum(_eigenvalue(n, n) / _eigenvalue(1, n), terms, tol, relative=relative)
     xp = _array.array_namespace(like)
@@ -116,14 +120,15 @@ def sin_sum(n: int, d: int, like: Any = None) -> Separated:
     where = "sin_sum"
     n, d = _check.as_integer(n, where, "n"), _check.as_integer(d, where, "d")
     like = _like(like, where)
+    _check.check_bytes((d, d, n), 8, _check.DENSE_LIMIT, where, "Use fewer points or variables")
     xp = _array.array_namespace(like)
-    factors = []
+    place = {"dtype": xp.float64, "device": _array.device(like)}
+    at, factors = (2 * xp.arange(n, **place) + 1) / n, []
     for k in range(d):
-        rows = []
-        for j in range(d):
-            below = math.sin((k - j) * math.pi / d) if k != j else 1.0
-            rows.append([math.sin(math.pi * ((2 * i + 1) / n + (k - j) / d)) / below for i in range(n)])
-        factors.append(xp.asarray(rows, dtype=like.dtype, device=_array.device(like))[:, :, None])
+        apart = (k - xp.arange(d, **place)) / d
+        below = xp.where(apart == 0, xp.ones_like(apart), xp.sin(math.pi * apart))
+        rows = xp.sin(math.pi * (at[None, :] + apart[:, None])) / below[:, None]
+        factors.append(_array.astype(rows, like.dtype)[:, :, None])
     return Separated._of(factors=tuple(factors), scales=None)
 
 
@@ -138,9 +143,11 @@ def gaussian_sum(grids: Sequence[Any], weights: Any, exponents: Any, diagonal: b
     array([1.5   , 0.3535, 0.8203, 0.31  ])
     """
     where = "gaussian_sum"
-    axes = _grids(grids, where)
+    axes, diagonal = _grids(grids, where), _check.as_flag(diagonal, where, "diagonal")
     w = _check.as_array(weights, where, "weights", 1, like=axes[0])
     t = _check.as_array(exponents, where, "exponents", 1, like=axes[0])
+    _check.check_finite(w, where, "weights")
+    _check.check_finite(t, where, "exponents")
     if w.shape != t.shape:
         got, expected = f"{t.shape[0]} entries", f"{w.shape[0]} as weights"
         raise ShapeError(where, "exponents", got, expected, "Give one exponent a weight")
@@ -179,7 +186,7 @@ def radial_kernel(
     (11, True)
     """
     where = "radial_kernel"
-    axes = _grids(grids, where)
+    axes, diagonal = _grids(grids, where), _check.as_flag(diagonal, where, "diagonal")
     power = _check.as_positive(power, where, "power")
     _check.one_of(where, terms=terms, tol=tol)
     squares = [_array.to_numpy(x**2).tolist() for x in axes]
@@ -360,6 +367,12 @@ def _eigenvalue(k: int, n: int) -> float:
 def _like(like: Any, where: str) -> Array:
     """The array whose library, dtype and device to use."""
     return _check.check_full_precision(_check.as_array(0.0 if like is None else like, where, "like"), where, "like")
+
+
+def _check_size(where: str, n: int, terms: int, factors: int, like: Array) -> None:
+    """Refuse what cannot be stored, before any of it is made."""
+    shape = (factors, terms, n, n)
+    _check.check_bytes(shape, _array.itemsize(like.dtype), _check.DENSE_LIMIT, where, "Use fewer points or variables")
 
 
 def _grids(grids: Any, where: str) -> list[Array]:

@@ -254,7 +254,7 @@ def test_bad_input():
         with pytest.raises(sm.DTypeError, match=r"sm\.Dense\(M\)"):
             f(T, b, M=np.eye(6))
         for name, value in (("rtol", -1.0), ("rtol", np.nan), ("atol", "x"), ("maxiter", 0)):
-            with pytest.raises(sm.ArgumentError, match=name):
+            with pytest.raises((sm.ArgumentError, sm.DTypeError), match=name):
                 f(T, b, **{name: value})
     with pytest.raises(sm.DTypeError, match="minres"):
         interop.minres(T, b + 1j)

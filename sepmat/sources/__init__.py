@@ -7,6 +7,7 @@ from typing import Any
 
 from .. import _array
 from .._array import Array
+from ..errors import DTypeError
 from ..fit import as_target
 from ..kronecker import rearrange
 from ..low_rank import LowRank
@@ -25,6 +26,9 @@ def as_source(M: Any, where: str, rng: Any, exact: bool = False) -> Source:
 
     exact: an operator is formed (at most 1 GB), so that its fit and its error are exact.
     """
+    if isinstance(M, type):
+        advice = "Pass an array, or an instance of it"
+        raise DTypeError(where, "M", f"the class {M.__name__}", "a matrix", advice)
     if isinstance(M, LowRank):
         return _low_rank_source(M, where)
     if hasattr(M, "tocoo"):
