@@ -85,7 +85,9 @@ class _Structured(nn.Module):
             W = self.parametrisation.matrix({name: p.to(dtype) for name, p in tensors.items()})
             if cast and not self.parametrisation.transforms and dtype != result:  # thin factors are formed before that
                 dtype, W = result, W.map(lambda a: a.to(result))
-            return W._apply(x.to(dtype), -1).to(result)
+            if not (self.parametrisation.transforms and x.dtype.itemsize == 2 and not W._remembers):
+                x = x.to(dtype)  # else the transforms widen it, a few rows at a time
+            return W._apply(x, -1).to(result)
 
     def to_dense(self) -> Tensor:
         """The dense matrix (out, in) as a new tensor."""

@@ -52,7 +52,7 @@ class _Basis:
         z, half = torch.fft.ifft(X).mul_(self.twist.conj()), self.n // 2
         first, last = z.real[:, at:stop], z.imag[:, max(0, at - half) : max(0, stop - half)]
         out[:, : first.shape[1]] = first
-        torch.neg(last, out=out[:, first.shape[1] :])
+        out[:, first.shape[1] :] = last.neg_()  # out may be in half precision
         return out
 
     def weighted(self, total: Tensor) -> Tensor:
