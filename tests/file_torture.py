@@ -1,16 +1,17 @@
 """Torture for the files of save and load: damage them, kill those who write them, feed the reader with anything.
 
     python -m tests.file_torture --files 100000 --kills 20 --fuzz-seconds 20     what CI runs, about a minute
-    python -m tests.file_torture --files 1000000 --kills 1000 --fuzz-runs 10000000 --json figures/files.json
+    python -m tests.file_torture --files 1000000 --kills 1000 --fuzz-runs 10000000 --peers 20000 --json figures/files.json
 
 Damaged files: mutations of the bytes of valid files. Each must be refused with FormatError, or load with the very content of the
 original. Kills: processes that do nothing but save are killed with SIGKILL; the file must then hold one of the versions that
 were saved, and no stray may outlive the next save. Fuzzing: mutations of bytes, of the JSON inside, and atheris with coverage, all
 of them with a reader that takes every checksum for right, so that what stands behind the checksums is reached: only FormatError may
-come out, and what loads must multiply. The exit status is 1 if anything else happens, or if nothing was done.
+come out, and what loads must multiply. Peers: the same damage to files of others. The exit status is 1 if anything else happens, or if nothing was done.
 """
 
 import argparse
+import contextlib
 import io
 import json
 import os
@@ -33,6 +34,7 @@ from sepmat import _container
 from sepmat import io as files
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+FIGURES, PAGE = ROOT / "figures" / "files.json", ROOT / "docs" / "files.md"
 CONSTANT = "0" * 64  # what the reader of the fuzzer takes for every SHA-256
 
 
@@ -244,11 +246,10 @@ def damaged_files(count, seed):
     others = [data for data, _ in originals]
     found = Counter()
     examples = []
-    for _ in range(count):
+    while sum(found.values()) < count:
         data, expected = rng.choice(originals)
         new = mutate(data, rng, others)
-        if new == data or new in others:  # another file, whole, is not a damaged one
-            found["not damaged"] += 1
+        if new in others:  # a whole file is not a damaged one
             continue
         try:
             verdict = "unchanged" if content(read(new)) == expected else "changed"
@@ -376,38 +377,85 @@ def fuzzed_alone(data):
 # kills ------------------------------------------------------------------------------------------------------------------
 
 
-def kills(count, seed):
-    """Save in a process, kill it, look: (files lost, strays after the next save, kills that left a temporary file)."""
+def kills(count, seed, save=sm.save, load=sm.load):
+    """Save in a process, kill it, look: (files lost, strays after the next save, kills inside a save)."""
     rng = random.Random(seed)
     versions = [sm.Dense(np.full((k, 300), float(k))) for k in (1, 40, 400)]
     expected = [content(A) for A in versions]
     folder = pathlib.Path(tempfile.mkdtemp())
-    path = folder / "matrix.safetensors"
+    path = folder / "matrix.npz"
     lost = strays = inside = 0
     try:
-        sm.save(versions[0], path)
+        save(versions[0], path)
         for _ in range(count):
             child = os.fork()
             if not child:
                 try:
                     while True:
                         for A in versions:
-                            sm.save(A, path)
+                            save(A, path)
                 finally:
                     os._exit(1)
             time.sleep(rng.uniform(0.0, 0.04))
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
             try:
-                lost += content(sm.load(path)) not in expected
-            except (sm.FormatError, OSError):
+                lost += content(load(path)) not in expected
+            except Exception:  # noqa: BLE001  a file that nobody can read
                 lost += 1
             inside += len(os.listdir(folder)) > 1
-            sm.save(rng.choice(versions), path)
+            save(rng.choice(versions), path)
             strays += len(os.listdir(folder)) - 1
     finally:
         shutil.rmtree(folder)
     return lost, strays, inside
+
+
+# what others do ---------------------------------------------------------------------------------------------------------
+
+
+def peers(count, seed):
+    """The same damage to files of safetensors and NumPy: how many load with another content; kills of numpy.savez."""
+    import safetensors.numpy
+
+    def savez(arrays):
+        file = io.BytesIO()
+        np.savez(file, **arrays)
+        return file.getvalue()
+
+    def loadz(data):
+        with np.load(io.BytesIO(data), allow_pickle=False) as found:
+            return dict(found)
+
+    found = {}
+    for name, write, load in (("safetensors", safetensors.numpy.save, safetensors.numpy.load), ("npz", savez, loadz)):
+        rng, changed, done = random.Random(seed), 0, 0
+        arrays = [{str(i): np.asarray(a) for i, a in enumerate(A.matrix.arrays() if isinstance(A, sm.Fit) else A.arrays())}
+                  for A in samples()]  # fmt: skip
+        arrays = [a for a in arrays if not any(np.iscomplexobj(x) for x in a.values())]
+        originals = [(write(a), same_arrays(a)) for a in arrays]
+        others = [data for data, _ in originals]
+        for _ in range(count):
+            data, expected = rng.choice(originals)
+            new = mutate(data, rng, others)
+            if new in others:
+                continue
+            done += 1
+            with contextlib.suppress(Exception):
+                changed += same_arrays(load(new)) != expected
+        found[name] = {"files": done, "changed": changed}
+    lost, _, _ = kills(
+        count // 100,
+        seed,
+        lambda A, path: np.savez(path, A.array),
+        lambda path: sm.Dense(loadz(path.read_bytes())["arr_0"]),
+    )
+    found["numpy.savez"] = {"kills": count // 100, "lost": lost}
+    return found
+
+
+def same_arrays(arrays):
+    return sorted((name, content(np.asarray(a))) for name, a in arrays.items())
 
 
 # the command ------------------------------------------------------------------------------------------------------------
@@ -427,6 +475,7 @@ def main(argv=None):
     parser.add_argument(
         "--fuzz-runs", type=int, default=0, metavar="N", help="so many executions, three of four atheris"
     )
+    parser.add_argument("--peers", type=int, default=0, metavar="N", help="the same damage to so many files of others")
     parser.add_argument("--seed", type=int, default=int(time.strftime("%Y%m%d")), help="default: the date")
     parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="write the numbers to this file")
     args = parser.parse_args(argv)
@@ -435,7 +484,7 @@ def main(argv=None):
     if args.files:
         found, examples = damaged_files(args.files, args.seed)
         failures += examples
-        numbers["damaged files"] = {"files": args.files - found.pop("not damaged", 0), **{k: found[k] for k in
+        numbers["damaged files"] = {"files": sum(found.values()), **{k: found[k] for k in
                                     ("refused", "unchanged", "changed")}}  # fmt: skip
         numbers["damaged files"]["other errors"] = sum(n for k, n in found.items() if k.startswith("error"))
         print_part("damaged files", numbers["damaged files"], start)
@@ -451,6 +500,10 @@ def main(argv=None):
         failures += examples + more
         numbers["fuzzing"] = {"executions": done + guided, "by atheris": guided, "failures": len(examples + more)}
         print_part("fuzzing", numbers["fuzzing"], start)
+    if args.peers:
+        for name, part in peers(args.peers, args.seed).items():
+            numbers[name] = part
+            print_part(name, part, start)
     for failure, data in failures:
         print(f"FAILED: {failure}\n  {data!r}")
     if args.json:
@@ -460,7 +513,30 @@ def main(argv=None):
         made = _study.made(time.monotonic() - start)
         record = {"seed": args.seed, "made": made, "numbers": {**old, **numbers}}
         args.json.write_text(json.dumps(record, indent=1) + "\n")
+        if args.json.resolve() == FIGURES:
+            PAGE.write_text(documented(PAGE.read_text(encoding="utf-8"), record), encoding="utf-8")
     return 1 if failures or not any(part[next(iter(part))] for part in numbers.values()) else 0
+
+
+def documented(text, record):
+    """The page with the table of these numbers."""
+    n = record["numbers"]
+    damaged, kill, fuzz, own, npz, savez = (
+        n[k] for k in ("damaged files", "kills", "fuzzing", "safetensors", "npz", "numpy.savez")
+    )
+    lines = [
+        "| | sepmat | others, by the same mutations and kills |",
+        "|---|---|---|",
+        f"| damaged files that load with other content | **{damaged['changed']}** of {damaged['files']:,} "
+        f"({damaged['refused']:,} refused, {damaged['unchanged']:,} load unchanged) | safetensors alone "
+        f"{own['changed'] / own['files']:.1%}, npz {npz['changed'] / npz['files']:.1%} of {npz['files']:,} |",
+        f"| savers killed by SIGKILL | **{kill['lost']}** files lost, **{kill['strays']}** strays after the next save, of {kill['kills']:,} "
+        f"({kill['inside a save']:,} inside a save) | numpy.savez: {savez['lost']} of {savez['kills']} files lost |",
+        f"| fuzz executions with anything but FormatError | **{fuzz['failures']}** of {fuzz['executions']:,} "
+        f"({fuzz['by atheris']:,} by atheris) | |",
+    ]
+    before, rest = text.split("<!-- torture -->")
+    return "\n".join([before + "<!-- torture -->", *lines, "<!-- /torture -->" + rest.split("<!-- /torture -->")[1]])
 
 
 def print_part(name, numbers, start):
