@@ -237,8 +237,9 @@ def replace(name: str, pieces: Iterable[Any]) -> None:
     folder, file_name = os.path.split(path)
     _remove_strays(folder, file_name)
     temporary = os.path.join(folder, f".{file_name}.{os.getpid()}.{threading.get_native_id()}.tmp")
+    file = open(temporary, "xb")  # noqa: SIM115  of a file that is there already nothing is removed below
     try:
-        with open(temporary, "xb") as file:
+        with file:
             for piece in pieces:
                 file.write(piece)
             file.flush()

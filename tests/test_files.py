@@ -423,6 +423,42 @@ def test_arrays_that_do_not_fit():
         refused(written(cls._of(**{k: value(v) for k, v in fields.items()})), "do not fit", kind)
 
 
+def test_an_empty_array_of_an_impossible_shape():
+    header, manifest, arrays = parts(written(sm.Dense(np.ones((0, 3)))))
+    manifest["tree"]["fields"]["array"]["shape"] = header["array"]["shape"] = [2**62, 2**62, 0]
+    refused(joined(header, manifest, arrays), "array: shape [4611686018427387904, ", "a shape that an array can have")
+
+
+def test_a_file_that_shrinks_while_it_is_read():
+    data = written(sm.Diagonal(np.ones(5)))
+    with pytest.raises(sm.FormatError, match=r"load: d: truncated while it was read; expected 40 bytes"):
+        io._read(BytesIO(data[:-8]), len(data))
+
+
+def test_memory(path, rng):
+    """A save copies nothing; a load holds the arrays, and once more those of one matrix."""
+    A = sm.Dense(rng.standard_normal((1000, 1000)))
+    tracemalloc.start()
+    sm.save(A, path)
+    saving = tracemalloc.get_traced_memory()[1]
+    tracemalloc.reset_peak()
+    B = sm.load(path)
+    loading = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert B.equals(A) and saving < 2e6 and loading < 2.2 * 8e6  # 1 MB: the mask of what is finite
+
+
+def test_no_memory_is_no_matter_of_the_file(monkeypatch):
+    def of(**fields):
+        raise MemoryError
+
+    data = written(sm.Diagonal([1.0]))
+    monkeypatch.setattr(sm.Diagonal, "_of", of)
+    with pytest.raises(MemoryError) as error:
+        read(data)
+    assert not isinstance(error.value, sm.SepmatError)
+
+
 def test_nonfinite_numbers(path):
     A = sm.Toeplitz([1.0, np.nan, np.inf], [1.0, 2.0])
     with pytest.raises(sm.NonFiniteError, match=r"save: c: 2 non-finite entries, first at \[1\]"):
@@ -469,6 +505,8 @@ def test_only_structures_that_load_finds(path):
         sm.save(sm.Circulant._of(c=np.ones(2), corner=[2, 2]), path)
     with pytest.raises(sm.DTypeError, match=r"save: array: dtype int64"):
         sm.save(sm.Dense._of(array=np.ones((2, 2), int)), path)
+    with pytest.raises(sm.DTypeError, match=r"save: n: a complex; expected an array, a matrix, a number"):
+        io._Writer(False).encode(1j, ("n",))
 
 
 # the operating system ---------------------------------------------------------------------------------------------------
@@ -559,6 +597,37 @@ def test_strays_of_the_dead_go_and_others_stay(path):
         gate.set()
     left = set(os.listdir(path.parent))
     assert left == {path.name, f".{path.name}x.{dead}.1.tmp", *(f".{path.name}.{ids}.tmp" for ids in stay)}
+
+
+def test_who_is_alive(monkeypatch):
+    def someone_elses(*_):
+        raise PermissionError
+
+    assert _container._is_alive(os.getppid(), 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "kill", someone_elses)
+        assert _container._is_alive(1, 1)
+    monkeypatch.setattr(os, "name", "nt")  # where os.kill(process, 0) kills
+    monkeypatch.setattr(os, "kill", None)
+    assert _container._is_alive(10**30, 1)
+
+
+def test_no_folder_is_opened_where_there_is_no_need(path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", None)
+        patch.setattr(os, "name", "nt")
+        sm.save(sm.Identity(2), str(path))
+    assert sm.load(path).shape == (2, 2)
+
+
+def test_what_another_saver_writes_is_left_alone(path, monkeypatch):
+    sm.save(sm.Identity(2), path)
+    monkeypatch.setattr(_container, "_remove_strays", lambda *_: None)
+    other = path.parent / f".{path.name}.{os.getpid()}.{threading.get_native_id()}.tmp"
+    other.touch()
+    with pytest.raises(FileExistsError):
+        sm.save(sm.Identity(3), path)
+    assert other.exists() and sm.load(path).shape == (2, 2)
 
 
 def test_savers_at_once(path):
