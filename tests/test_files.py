@@ -580,14 +580,24 @@ def test_links_modes_and_names(tmp_path):
         assert sm.load("here").shape == (5, 5)
 
 
-def test_strays_of_the_dead_go_and_others_stay(path):
+@pytest.fixture
+def alive():
+    """The id of a process of ours: no other one may get a signal if a test fails."""
+    process = subprocess.Popen([sys.executable, "-I", "-S", "-c", "input()"], stdin=subprocess.PIPE)
+    with process:
+        yield process.pid
+        assert process.poll() is None, "asking whether it lives has killed it"
+        process.stdin.close()
+
+
+def test_strays_of_the_dead_go_and_others_stay(path, alive):
     with subprocess.Popen([sys.executable, "-I", "-S", "-c", ""]) as process:
         dead = process.pid
     me, other = os.getpid(), threading.Thread(target=lambda: gate.wait(60))
     gate = threading.Event()
     other.start()
     gone = [f"{dead}.{dead}", f"{me}.{threading.get_native_id()}", f"{me}.4194303", f"{10**30}.1"]
-    stay = [f"{os.getppid()}.1", "1.1", f"{me}.{other.native_id}", f"{dead}.x", f"{dead}"]
+    stay = [f"{alive}.1", f"{alive}.{alive}", f"{me}.{other.native_id}", f"{dead}.x", f"{dead}"]
     try:
         for ids in (*gone, *stay):
             (path.parent / f".{path.name}.{ids}.tmp").touch()
@@ -599,14 +609,17 @@ def test_strays_of_the_dead_go_and_others_stay(path):
     assert left == {path.name, f".{path.name}x.{dead}.1.tmp", *(f".{path.name}.{ids}.tmp" for ids in stay)}
 
 
-def test_who_is_alive(monkeypatch):
-    def someone_elses(*_):
+def test_who_is_alive(monkeypatch, alive):
+    asked = []
+
+    def someone_elses(*process):
+        asked.append(process)
         raise PermissionError
 
-    assert _container._is_alive(os.getppid(), 1)
+    assert _container._is_alive(alive, 1)
     with monkeypatch.context() as patch:
         patch.setattr(os, "kill", someone_elses)
-        assert _container._is_alive(1, 1)
+        assert _container._is_alive(10**6, 1) and asked == [(10**6, 0)]
     monkeypatch.setattr(os, "name", "nt")  # where os.kill(process, 0) kills
     monkeypatch.setattr(os, "kill", None)
     assert _container._is_alive(10**30, 1)
