@@ -429,6 +429,37 @@ def test_functional_calls_vmap_and_jvp(key):
     torch.testing.assert_close(tangent, y)
 
 
+# what a product costs -----------------------------------------------------------------------------------------------------
+
+
+def operations(f):
+    """The names of the operations of f whose result has as many numbers as x or more, and all others."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Count(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            result = func(*args, **(kwargs or {}))
+            if isinstance(result, torch.Tensor) and not func.is_view:
+                (large if result.numel() >= 1024 * 48 else small).append(func.overloadpacket.__name__)
+            return result
+
+    large, small = [], []
+    with Count():
+        f()
+    return large, small
+
+
+@pytest.mark.parametrize("name", ("lora", "lsr", "kadaptation", "dense"))
+def test_nothing_superfluous(name):
+    """base(x) + update(x): the product of the base, one of ours that is as large, one sum; the scale costs nothing."""
+    options = {"kadaptation": {"terms": 4}}.get(name, {})
+    module = snn.AdaptedLinear(nn.Linear(48, 48), snn.StructuredUpdate(48, 48, name, alpha=2.0, **options))
+    x = gaussian(1024, 48, dtype=torch.float32)
+    large, small = operations(lambda: module(x))
+    assert large == ["addmm", "mm", "add"], large
+    assert small.count("mm") == {"lora": 1, "lsr": 3, "kadaptation": 1, "dense": 0}[name], small
+
+
 # precision ----------------------------------------------------------------------------------------------------------------
 
 
@@ -467,7 +498,9 @@ def test_autocast_leaves_ffts_in_single_precision():
         y = module(x).detach()
     exact = update("circulant", (768, 768), dtype=torch.float64)
     exact.load_state_dict({n: p.double() for n, p in module.state_dict().items()})
-    assert float((y.double() - exact(x.double()).detach()).abs().max() / y.abs().max()) <= 2.0**-8  # one rounding, of the result
+    assert (
+        float((y.double() - exact(x.double()).detach()).abs().max() / y.abs().max()) <= 2.0**-8
+    )  # one rounding, of the result
 
 
 def test_double_inputs_are_not_rounded():
@@ -676,7 +709,7 @@ def test_targets(targets, more, count):
         (lambda m: snn.adapt(snn.adapt(m, ["query"]), ["query"]), "adapted already"),
         (lambda m: snn.adapt(m, ["query"], "kronecker", rank=5), "divisor of 12"),
         (lambda m: snn.adapt(nn.Tanh(), "all-linear"), "there are none"),
-        (lambda m: snn.positions(nn.Sequential(nn.Linear(2, 2))), "names of linear layers: 0"),
+        (lambda m: snn.positions(nn.Sequential(nn.Linear(2, 2))), r"positions: model: .*names of linear layers: 0"),
     ),
 )  # fmt: skip
 def test_targets_that_are_not_there(call, text):
@@ -853,3 +886,45 @@ def test_positions_and_add_bottlenecks():
         snn.merge_and_unload(model)
     some = snn.add_bottlenecks(Model(), "dense", 3, position=[r"0.output.dense"], activation="relu", dropout=0.5)
     assert sum(isinstance(m, snn.Bottleneck) for m in some.modules()) == 1
+
+
+@pytest.mark.slow  # imports transformers
+def test_models_of_transformers():
+    """Positions in the families named in the docstring; GPT-2's Conv1D is adapted and merged."""
+    t = pytest.importorskip("transformers", reason="transformers is not installed")
+    own = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    text, image = {**own, "vocab_size": 40}, {**own, "image_size": 8, "patch_size": 4}
+    special = {"vocab_size": 40, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
+    gpt2 = t.GPT2Config(n_embd=16, n_layer=2, n_head=2, **special)
+    two = {"encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    families = {
+        "Bert": (t.BertConfig(**text), 2, 2),
+        "Roberta": (t.RobertaConfig(**text), 2, 2),
+        "DebertaV2": (t.DebertaV2Config(**text), 2, 2),
+        "DistilBert": (t.DistilBertConfig(dim=16, n_layers=2, n_heads=2, hidden_dim=32, vocab_size=40), 2, 2),
+        "ViT": (t.ViTConfig(**image), 2, 2),
+        "Dinov2": (t.Dinov2Config(**{k: v for k, v in image.items() if k != "intermediate_size"}), 2, 2),
+        "CLIPVision": (t.CLIPVisionConfig(**image), 2, 2),
+        "GPT2": (gpt2, 2, 2),
+        "OPT": (t.OPTConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, ffn_dim=32,
+                            word_embed_proj_dim=16, **special), 2, 2),
+        "Llama": (t.LlamaConfig(**text), 2, 2),
+        "Qwen2": (t.Qwen2Config(**text), 2, 2),
+        "Bart": (t.BartConfig(d_model=16, encoder_ffn_dim=32, decoder_ffn_dim=32, **two, **special), 6, 4),
+        "T5": (t.T5Config(d_model=16, d_ff=32, d_kv=8, num_layers=2, num_heads=2, vocab_size=40), 6, 4),
+    }  # fmt: skip
+    for name, (config, attention, feed_forward) in families.items():
+        with torch.device("meta"):
+            model = getattr(t, f"{name}Model")(config)
+        found = len(snn.positions(model)), len(snn.positions(model, "pfeiffer"))
+        assert found == (attention + feed_forward, feed_forward), name
+    model, tokens = t.GPT2LMHeadModel(gpt2).eval(), TOKENS
+    before = model(tokens).logits
+    snn.adapt(model, "all-linear", "lsr", rank=2, terms=2)
+    assert len(adapted_names(model)) == 8 and "lm_head" not in adapted_names(model)
+    assert bool((model(tokens).logits == before).all())
+    for m in model.modules():
+        if isinstance(m, snn.AdaptedLinear):
+            m.update.reset_parameters(zero=False)
+    apart = model(tokens).logits
+    torch.testing.assert_close(snn.merge_and_unload(model)(tokens).logits, apart, rtol=2e-5, atol=2e-5)

@@ -4,7 +4,7 @@ import difflib
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -231,9 +231,9 @@ def linear_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 def modules_named(model: nn.Module, names: str | Sequence[str]) -> list[nn.Module]:
     """The modules that the names mean; none for no names."""
-    found = [m for name, m in model.named_modules() if name and _matches(name, names)]
+    found = [m for name, m in model.named_modules() if name and matches(name, names)]
     if names and not found:
-        _fail("trainable", names, [name for name, _ in model.named_children()])
+        nothing_matches("adapt", "trainable", names, [name for name, _ in model.named_children()])
     return found
 
 
@@ -257,11 +257,11 @@ def find_targets(
         (name, m)
         for name, m in linear_layers(model)
         if id(m) not in skipped
-        and (targets == ALL_LINEAR or _matches(name, targets))
-        and not (exclude and _matches(name, exclude))
+        and (targets == ALL_LINEAR or matches(name, targets))
+        and not (exclude and matches(name, exclude))
     ]
     if not found:
-        _fail("target_modules", targets, [name for name, _ in linear_layers(model)])
+        nothing_matches("adapt", "target_modules", targets, [name for name, _ in linear_layers(model)])
     for name, m in found:
         if isinstance(m, AdaptedLinear):
             advice = "Call merge_and_unload(model) first, or leave it out"
@@ -269,7 +269,7 @@ def find_targets(
     return found
 
 
-def _matches(name: str, patterns: str | Sequence[str]) -> bool:
+def matches(name: str, patterns: str | Sequence[str]) -> bool:
     """One regular expression for the whole name, or last parts of it."""
     if isinstance(patterns, str):
         try:
@@ -280,15 +280,15 @@ def _matches(name: str, patterns: str | Sequence[str]) -> bool:
     return any(name == p or name.endswith(f".{p}") for p in patterns)
 
 
-def _fail(argument: str, given: Any, names: Sequence[str]) -> None:
+def nothing_matches(where: str, argument: str, given: Any, names: Sequence[str]) -> NoReturn:
     """Nothing matches: what there is, by last name, and what may have been meant."""
     last = Counter(name.rpartition(".")[2] or "the model itself" for name in names)
     there = ", ".join(f"{name} ({count})" if count > 1 else name for name, count in list(last.items())[:20])
     wanted = [given] if isinstance(given, str) else list(given)
     close = [c for w in wanted for c in difflib.get_close_matches(str(w).rpartition(".")[2], list(last), n=1)]
     advice = f"Did you mean {close[0]!r}" if close else f"Pass a list of these names, or {ALL_LINEAR!r}"
-    kind = "names of linear layers" if argument == "target_modules" else "names of modules"
-    raise ArgumentError("adapt", argument, f"{given!r} matches nothing", f"{kind}: {there or 'there are none'}", advice)
+    kind = "names of modules" if argument == "trainable" else "names of linear layers"
+    raise ArgumentError(where, argument, f"{given!r} matches nothing", f"{kind}: {there or 'there are none'}", advice)
 
 
 def replace(model: nn.Module, name: str, new: nn.Module) -> nn.Module:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from .. import _check
 from ..errors import ArgumentError
-from .adapted import features, find_targets, freeze, linear_layers, modules_named, replace
+from .adapted import features, find_targets, freeze, linear_layers, matches, modules_named, nothing_matches, replace
 from .parametrisations import Parametrisation
 from .update import StructuredLinear, StructuredUpdate
 
@@ -27,9 +27,12 @@ ATTENTION = (
     "attn.c_proj",
     "self_attn.o_proj",
     "self_attn.out_proj",
+    "encoder_attn.out_proj",
     "attention.out_lin",
+    "SelfAttention.o",
+    "EncDecAttention.o",
 )
-FEED_FORWARD = ("output.dense", "mlp.c_proj", "mlp.down_proj", "mlp.fc2", "layers.fc2", "ffn.lin2", "DenseReluDense.wo")
+FEED_FORWARD = ("output.dense", "mlp.c_proj", "mlp.down_proj", "fc2", "ffn.lin2", "DenseReluDense.wo")
 
 
 class Bottleneck(nn.Module):
@@ -112,16 +115,16 @@ def positions(model: nn.Module, kind: str = "houlsby") -> list[str]:
 
     "houlsby": after the attention and after the feed-forward part of each block; "pfeiffer": after the latter only. Both
     come before the dropout, the residual sum and the normalisation. The names are those of the models of transformers
-    (BERT, RoBERTa, ViT, DINOv2, CLIP, GPT-2, Llama, DistilBERT, T5's feed-forward part). Raises ArgumentError where none is
+    (BERT, RoBERTa, DeBERTa, DistilBERT, ViT, DINOv2, CLIP, GPT-2, OPT, Llama, Qwen, BART, T5). Raises ArgumentError where none is
     found, listing the linear layers.
     """
     _check.as_choice(kind, ["houlsby", "pfeiffer"], "positions", "kind")
-    found = []
-    for name, _ in linear_layers(model):
-        attention = name.endswith(ATTENTION)
-        if (attention and kind == "houlsby") or (not attention and name.endswith(FEED_FORWARD)):
-            found.append(name)
-    return found or [name for name, _ in find_targets(model, [*ATTENTION, *FEED_FORWARD], None)]
+    names = [name for name, _ in linear_layers(model)]
+    attention = {name for name in names if matches(name, ATTENTION)}
+    found = [name for name in names if name not in attention and matches(name, FEED_FORWARD)]
+    if not found:
+        nothing_matches("positions", "model", FEED_FORWARD, names)
+    return [name for name in names if name in attention or name in found] if kind == "houlsby" else found
 
 
 def add_bottlenecks(

@@ -19,6 +19,13 @@ their variances add up. The default gain 1/3 is that of `torch.nn.Linear`; 1 kee
 2 does so where a ReLU follows. A product of factors gets it as the product of their variances times the number of
 terms summed over, shared out evenly.
 
+That is the mean over draws of W; how far one draw is from it depends on how many independent numbers an output meets. Ten
+layers without anything between them keep a signal within a factor of about 3 in the median. So they do behind ReLUs, where
+rows of W are independent. The rows of a circulant, Toeplitz or W(G, H) matrix are made of the same numbers, so the mean of x,
+which a ReLU makes positive, meets the same sum in every row: if that is negative, the next ReLU leaves
+next to nothing. Most draws of ten such layers lose a factor of 5 to 500, some die (in the pinwheel of SURM 2 of 20 do). A residual
+connection or a normalisation between them is the cure; an update, which starts at 0 beside a layer that works, has no such trouble.
+
 All draws are uniform: bounded, as Kaiming's.
 """
 
