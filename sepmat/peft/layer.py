@@ -182,6 +182,10 @@ class AdditiveLinear(StructuredLayer):
                 "one that can be read and written",
                 "Keep the adapter beside the layer, or merge into the weights before they are quantised",
             )
+        if backend is not None:
+            # the first forward in eval mode packs a 4-bit weight for some CPUs, and PEFT would read the packed
+            # numbers as if they were not; taking the state dict unpacks it
+            self.get_base_layer().state_dict()
         weight, delta = self.get_base_weight(), self.get_delta_weight(name)
         wide = torch.promote_types(torch.promote_types(weight.dtype, delta.dtype), torch.float32)
         merged = (weight.to(wide) + sign * delta.to(weight.device, wide)).to(weight.dtype)
