@@ -111,8 +111,8 @@ def dtype_name(dtype: Any) -> str:
 
 def itemsize(dtype: Any) -> int:
     """Bytes of one entry."""
-    known: int | None = getattr(dtype, "itemsize", None)
-    return int("".join(filter(str.isdigit, dtype_name(dtype)))) // 8 if known is None else known
+    known = getattr(dtype, "itemsize", None)  # NumPy's scalar types have a descriptor of that name
+    return known if isinstance(known, int) else int("".join(filter(str.isdigit, str(dtype).rpartition(".")[2]))) // 8
 
 
 def astype(x: Array, dtype: Any) -> Array:
