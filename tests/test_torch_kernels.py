@@ -7,6 +7,9 @@ from conftest import check
 torch = pytest.importorskip("torch")
 
 from sepmat.kernels import fourier  # noqa: E402
+from sepmat.kernels.kron import kron_matmul, separated_matmul  # noqa: E402
+from sepmat.kernels.torch import fourier as own_fourier  # noqa: E402
+from sepmat.kernels.torch import kron as own_kron  # noqa: E402
 
 SHAPES = {  # n, x in front, start, stop, skew
     "circulant": (12, 12, 0, 12, False),
@@ -36,12 +39,12 @@ def convolution(shape, kernel, lead=(3, 2), dtype=torch.float64):
 
 
 TWICE = {  # n, x in front, stop, terms, transposed
-    "one term": (8, 8, 8, 1, False),
-    "two terms": (8, 8, 8, 2, False),
-    "transposed": (8, 8, 8, 2, True),
-    "odd": (7, 7, 7, 2, False),
-    "corner": (10, 6, 10, 2, False),
-    "other corner": (10, 10, 4, 1, True),
+    "one term": (6, 6, 6, 1, False),
+    "two terms": (6, 6, 6, 2, False),
+    "transposed": (4, 4, 4, 2, True),
+    "odd": (5, 5, 5, 2, False),
+    "corner": (6, 4, 6, 2, False),
+    "other corner": (6, 6, 2, 1, True),
 }
 
 
@@ -57,7 +60,43 @@ def sum_of_products(shape, kernel, lead=(3, 2), dtype=torch.float64):
     return run, args
 
 
-CASES = [(convolution, s) for s in SHAPES] + [(sum_of_products, s) for s in TWICE]
+CHAINS = {  # shapes of the factors
+    "square": [(3, 3), (4, 4)],
+    "rectangular": [(5, 2), (3, 4)],
+    "shrinking": [(2, 5), (6, 2)],
+    "rows and columns": [(6, 1), (1, 5)],
+    "three": [(2, 3), (4, 2), (3, 3)],
+}
+
+
+def kronecker(shape, kernel, lead=(3, 2), dtype=torch.float64):
+    rng, shapes = np.random.default_rng(3), CHAINS[shape]
+    n = int(np.prod([n for _, n in shapes]))
+    args = [normal(rng, *s, dtype=dtype).requires_grad_() for s in (*shapes, (*lead, n))]
+    return lambda *args: kron_matmul(args[:-1], args[-1], -1, kernel=kernel), args
+
+
+SUMS = {
+    "two terms": ([(3, 2), (4, 5)], 2, True),
+    "one term": ([(2, 2), (3, 3)], 1, False),
+    "many": ([(2, 3), (3, 2)], 7, True),
+}
+
+
+def separated(shape, kernel, lead=(3, 2), dtype=torch.float64):
+    rng, (shapes, terms, scaled) = np.random.default_rng(4), SUMS[shape]
+    n = int(np.prod([n for _, n in shapes]))
+    sizes = (*((terms, *s) for s in shapes), *([(terms,)] * scaled), (*lead, n))
+    args = [normal(rng, *s, dtype=dtype).requires_grad_() for s in sizes]
+
+    def run(first, last, *rest):
+        return separated_matmul((first, last), rest[0] if scaled else None, rest[-1], -1, kernel=kernel)
+
+    return run, args
+
+
+CASES = [(kronecker, s) for s in CHAINS] + [(separated, s) for s in SUMS]
+CASES += [(convolution, s) for s in SHAPES] + [(sum_of_products, s) for s in TWICE]
 each_case = pytest.mark.parametrize(("build", "shape"), CASES, ids=lambda v: getattr(v, "__name__", v))
 
 
@@ -81,19 +120,20 @@ def test_values_and_gradients(build, shape, dtype):
 
 
 @each_case
-def test_chosen(build, shape, monkeypatch):
-    """What is differentiated, goes through these kernels; so do batches that nobody differentiates."""
+def test_chosen(build, shape):
+    """What is differentiated, goes through these kernels; so do batches for the transforms that nobody differentiates."""
     f, args = build(shape, None)
-    assert "sepmat_convolve" in str(f(*args).grad_fn.next_functions) + str(f(*args).grad_fn)
-    with torch.no_grad():
-        np.testing.assert_array_equal(f(*args), build(shape, "torch")[0](*args))
+    assert "GeneratedBackwardFor_sepmat_" in str(f(*args).grad_fn.next_functions)
+    if build in (convolution, sum_of_products):
+        with torch.no_grad():
+            np.testing.assert_array_equal(f(*args), build(shape, "torch")[0](*args))
 
 
 @each_case
 def test_gradcheck(build, shape):
     f, args = build(shape, "torch", lead=(2,))
     assert torch.autograd.gradcheck(f, args, check_batched_grad=shape == "toeplitz")
-    if shape in ("circulant", "skew corner", "toeplitz", "corner", "transposed"):
+    if shape in ("circulant", "skew corner", "toeplitz", "corner", "transposed", "rectangular", "two terms"):
         assert torch.autograd.gradgradcheck(f, args)
 
 
@@ -112,3 +152,60 @@ def test_only_what_is_asked_for(build, shape):
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.shape) or t, lambda t: t):
         f(*(a.detach() for a in args[:-1]), args[-1])
     assert not any(len(s) > 1 and s[-1] == args[-1].shape[-1] and s[0] == 6 for s in kept)
+
+
+@pytest.mark.parametrize("rows", [1, 7, 8, 9, 50])
+@each_case
+def test_chunks(build, shape, rows, monkeypatch):
+    """In chunks of 8 rows, whatever is left over: the same numbers."""
+    f, args = build(shape, "torch", lead=(rows,))
+    g = torch.ones_like(f(*args))
+    expected = forward_and_gradients(f, args, g)
+    for kernel in (own_fourier, own_kron):
+        monkeypatch.setitem(kernel.CHUNK, "cpu", 1)
+    for found, whole in zip(forward_and_gradients(f, args, g), expected, strict=True):
+        check(float((found - whole).norm()), float(whole.norm()), 100, "float64", "kernels for tensors, chunks")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@each_case
+def test_half_precision(build, shape, dtype):
+    """Transforms and sums over the rows are made in float32: few roundings, however many rows."""
+    f, args = build(shape, "torch", lead=(100,), dtype=dtype)
+    args = [a.detach().abs().requires_grad_() for a in args]  # so that nothing cancels
+    exact, _ = build(shape, "reference", lead=(100,))
+    wide = [a.detach().to(torch.float64).requires_grad_() for a in args]
+    g = torch.ones_like(f(*args))
+    u = torch.finfo(dtype).eps / 2
+    for found, expected in zip(
+        forward_and_gradients(f, args, g), forward_and_gradients(exact, wide, g.double()), strict=True
+    ):
+        assert found.dtype == dtype
+        assert float((found.double() - expected).norm()) <= (2 + 4 * (build in (kronecker, separated))) * u * float(
+            expected.norm()
+        )
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e30, 1e-38])
+@pytest.mark.parametrize("shape", ["circulant", "skew corner", "toeplitz"])
+def test_range(shape, size):
+    """Rows far from 1 are scaled by powers of two on the way, in both directions."""
+    f, (c, x) = convolution(shape, "torch", dtype=torch.float32)
+    g = torch.ones_like(f(c, x))
+    expected = forward_and_gradients(f, (c, x), g)
+    x = (x.detach() * size).requires_grad_()
+    for found, whole, factor in zip(forward_and_gradients(f, (c, x), g), expected, (size, size, 1.0), strict=True):
+        assert float((found / factor - whole).norm()) <= 1e-5 * float(whole.norm())
+    (dx,) = torch.autograd.grad(f(c, x), x, g * size)
+    assert float((dx / size - expected[2]).norm()) <= 1e-5 * float(expected[2].norm())
+
+
+def test_vectorised():
+    """torch.func and vectorised Jacobians go on working: through the reference, or slice by slice."""
+    c, x = (normal(np.random.default_rng(5), 6) for _ in range(2))
+    f = lambda c, x: fourier.convolve(fourier.spectrum(c, 6), x, 0, 6, -1)  # noqa: E731
+    dense = torch.func.jacrev(f, argnums=1)(c, x)
+    vectorised = torch.autograd.functional.jacobian(lambda x: f(c, x), x, vectorize=True)
+    batched = torch.func.vmap(f, in_dims=(None, 0))(c, torch.eye(6, dtype=c.dtype)).mT
+    for J in (vectorised, batched):
+        torch.testing.assert_close(J, dense)

@@ -109,6 +109,29 @@ def _planned_on_tensors(factors: Sequence[Any], x: Any, axis: int) -> Any:
     return _array.tensor_view(_planned([_array.numpy_view(F) for F in factors], _array.numpy_view(x), axis))
 
 
+def _on_rows(factors: Sequence[Array], x: Array, axis: int) -> bool:
+    """Whether factors that meet rows of x are real, not empty, and what operators of torch may be run on."""
+    known = axis == -1 and bool(_array.size(x)) and all(_array.size(F) for F in factors)
+    return known and not _array.is_complex(x) and _array.takes_operators(x, *factors)
+
+
+@kron_matmul.row("torch", lambda factors, x, axis: len(factors) > 1 and _on_rows(factors, x, axis))
+def _chained(factors: Sequence[Array], x: Array, axis: int) -> Array:
+    """In chunks of rows, with a backward of its own (kernels/torch/kron.py)."""
+    sizes, sequence, afters = [F.shape[1] for F in factors], order([tuple(F.shape) for F in factors]), []
+    for i in sequence:
+        afters.append(math.prod(sizes[i + 1 :]))
+        sizes[i] = factors[i].shape[0]
+    return _chain_of_tensors([factors[i] for i in sequence], x, afters)
+
+
+def _chain_of_tensors(factors: Sequence[Array], x: Array, afters: Sequence[int]) -> Array:
+    from .torch import kron as own
+
+    y = own.chain(list(factors), x.reshape(-1, x.shape[-1]), list(afters))
+    return y.reshape(*x.shape[:-1], y.shape[1])
+
+
 def _run(factors: Sequence[Any], steps: Sequence[plan.Step], y: Any, out: Any = None, panel: int = 0) -> Any:
     """One step after the other. panel: y and out are columns cut out of longer rows, and their width."""
     last = len(steps) - 1
@@ -307,6 +330,17 @@ def _planned_sum_on_tensors(factors: Sequence[Any], scales: None, x: Any, axis: 
     """The same on the memory of CPU tensors."""
     y = _planned_sum([_array.numpy_view(F) for F in factors], None, _array.numpy_view(x), axis)
     return _array.tensor_view(np.ascontiguousarray(y))
+
+
+@separated_matmul.row("torch", lambda factors, scales, x, axis: len(factors) == 2 and _on_rows(factors, x, axis))
+def _chained_sum(factors: Sequence[Array], scales: Array | None, x: Array, axis: int) -> Array:
+    """Σ_l F_1[l] ⊗ F_2[l]: the last factors in one tall matrix, then the first ones in one wide matrix, as in `_stacked`."""
+    first, last = factors
+    if scales is not None:
+        last = last * scales[:, None, None]
+    terms, m, n = last.shape
+    tall, wide = last.reshape(terms * m, n), first.permute(1, 2, 0).reshape(first.shape[1], first.shape[2] * terms)
+    return _chain_of_tensors([tall, wide], x, [1, m])
 
 
 def _stacked(factors: Sequence[Any], shapes: Sequence[tuple[int, int]], y: Any, left: int, right: int) -> Any:

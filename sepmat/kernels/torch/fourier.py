@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import derivative, operator
+
 # Bytes of the complex coefficients of the rows that are transformed together. One AVX-512 core, 4096 rows of 768 in float32, there and
 # back: 9.6 ms in chunks of 21 rows, 7.8 of 42, 7.1 of 85, 6.7 of 170, 6.5 of 341, 9.5 all at once.
 CHUNK = {"cpu": 2**19, "cuda": 2**26}
@@ -72,6 +74,7 @@ def _chunks(x: Tensor, n: int) -> Iterator[slice]:
 
 def _near_one(x: Tensor) -> tuple[Tensor, float]:
     """x / s in a precision that has transforms, and s: a power of two where x is far from 1, else 1."""
+    x = x.detach()
     x = x.to(torch.float32) if x.dtype in (torch.float16, torch.bfloat16) else x
     if x.device.type != "cpu":  # looking would make the host wait
         return x, 1.0
@@ -88,7 +91,7 @@ def _near_one(x: Tensor) -> tuple[Tensor, float]:
 # one f-circulant --------------------------------------------------------------------------------------------------------
 
 
-@torch.library.custom_op("sepmat::convolve", mutates_args=())
+@operator(lambda values, x, twist, n, at, start, stop: x.new_empty(x.shape[0], stop - start))
 def convolve(values: Tensor, x: Tensor, twist: Tensor | None, n: int, at: int, start: int, stop: int) -> Tensor:
     """Entries start to stop of A x for the f-circulant A with the spectrum `values` and the rows of x, which stand from
     `at` on in n zeros. Two FFTs of length n a row."""
@@ -101,7 +104,12 @@ def convolve(values: Tensor, x: Tensor, twist: Tensor | None, n: int, at: int, s
     return y
 
 
-@torch.library.custom_op("sepmat::correlate", mutates_args=())
+def _spectrum_like(x: Tensor, g: Tensor, twist: Tensor | None, n: int, at: int, start: int) -> Tensor:
+    length = n // 2 if twist is not None and n % 2 == 0 else n // 2 + 1
+    return x.new_empty(length, dtype=torch.complex128 if x.dtype == torch.float64 else torch.complex64)
+
+
+@operator(_spectrum_like)
 def correlate(x: Tensor, g: Tensor, twist: Tensor | None, n: int, at: int, start: int) -> Tensor:
     """The gradient of the spectrum of `convolve` from that of its result, g: Σ_rows w conj(X) G. Two FFTs a row."""
     basis, total = _Basis(twist, n), None
@@ -111,7 +119,7 @@ def correlate(x: Tensor, g: Tensor, twist: Tensor | None, n: int, at: int, start
     return basis.weighted(total)
 
 
-@torch.library.custom_op("sepmat::convolve_backward", mutates_args=())
+@operator(lambda values, x, g, twist, n, at, start: (torch.empty_like(x), torch.empty_like(values)))
 def convolve_backward(
     values: Tensor, x: Tensor, g: Tensor, twist: Tensor | None, n: int, at: int, start: int
 ) -> tuple[Tensor, Tensor]:
@@ -135,28 +143,13 @@ def _added(total: Tensor | None, X: Tensor, G: Tensor, s: float, t: float) -> Te
     return part if total is None else total.add_(part)
 
 
-@convolve.register_fake
-def _(values: Tensor, x: Tensor, twist: Tensor | None, n: int, at: int, start: int, stop: int) -> Tensor:
-    return x.new_empty(x.shape[0], stop - start)
-
-
-@correlate.register_fake
-def _(x: Tensor, g: Tensor, twist: Tensor | None, n: int, at: int, start: int) -> Tensor:
-    length = n // 2 if twist is not None and n % 2 == 0 else n // 2 + 1
-    return x.new_empty(length, dtype=torch.complex128 if x.dtype == torch.float64 else torch.complex64)
-
-
-@convolve_backward.register_fake
-def _(values: Tensor, x: Tensor, g: Tensor, twist: Tensor | None, n: int, at: int, start: int) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(x), torch.empty_like(values)
-
-
 def _keep_convolve(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     values, x, twist, ctx.n, ctx.at, ctx.start, _ = inputs
     ctx.stop = ctx.at + x.shape[1]
     ctx.save_for_backward(values, x if ctx.needs_input_grad[0] else None, twist)
 
 
+@derivative(convolve, _keep_convolve)
 def _convolve_gradients(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
     (values, x, twist), n, at, start = ctx.saved_tensors, ctx.n, ctx.at, ctx.start
     needs_values, needs_x = ctx.needs_input_grad[:2]
@@ -171,14 +164,12 @@ def _convolve_gradients(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
     return total, dx, None, None, None, None, None
 
 
-convolve.register_autograd(_convolve_gradients, setup_context=_keep_convolve)
-
-
 def _keep_correlate(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     x, g, twist, ctx.n, ctx.at, ctx.start = inputs
     ctx.save_for_backward(x, g, twist)
 
 
+@derivative(correlate, _keep_correlate)
 def _correlate_gradients(ctx: Any, u: Tensor) -> tuple[Tensor | None, ...]:
     (x, g, twist), n, at, start = ctx.saved_tensors, ctx.n, ctx.at, ctx.start
     dx = dg = None
@@ -189,13 +180,10 @@ def _correlate_gradients(ctx: Any, u: Tensor) -> tuple[Tensor | None, ...]:
     return dx, dg, None, None, None, None
 
 
-correlate.register_autograd(_correlate_gradients, setup_context=_keep_correlate)
-
-
 # sums of products of two --------------------------------------------------------------------------------------------------
 
 
-@torch.library.custom_op("sepmat::convolve_twice", mutates_args=())
+@operator(lambda outer, inner, x, outer_twist, inner_twist, n, stop: x.new_empty(x.shape[0], stop))
 def convolve_twice(
     outer: Tensor, inner: Tensor, x: Tensor, outer_twist: Tensor | None, inner_twist: Tensor | None, n: int, stop: int
 ) -> Tensor:
@@ -214,7 +202,7 @@ def convolve_twice(
     return y
 
 
-@torch.library.custom_op("sepmat::convolve_twice_backward", mutates_args=())
+@operator(lambda outer, inner, x, *rest: tuple(map(torch.empty_like, (outer, inner, x))))
 def convolve_twice_backward(
     outer: Tensor, inner: Tensor, x: Tensor, g: Tensor, outer_twist: Tensor | None, inner_twist: Tensor | None, n: int
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -238,26 +226,13 @@ def convolve_twice_backward(
     return last.weighted(d_outer), first.weighted(d_inner), dx
 
 
-@convolve_twice.register_fake
-def _(
-    outer: Tensor, inner: Tensor, x: Tensor, outer_twist: Tensor | None, inner_twist: Tensor | None, n: int, stop: int
-) -> Tensor:
-    return x.new_empty(x.shape[0], stop)
-
-
-@convolve_twice_backward.register_fake
-def _(
-    outer: Tensor, inner: Tensor, x: Tensor, g: Tensor, outer_twist: Tensor | None, inner_twist: Tensor | None, n: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    return torch.empty_like(outer), torch.empty_like(inner), torch.empty_like(x)
-
-
 def _keep_twice(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     outer, inner, x, outer_twist, inner_twist, ctx.n, ctx.stop = inputs
     ctx.save_for_backward(outer, inner, x if any(ctx.needs_input_grad[:2]) else None, outer_twist, inner_twist)
     ctx.length = x.shape[1]
 
 
+@derivative(convolve_twice, _keep_twice)
 def _twice_gradients(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
     (outer, inner, x, outer_twist, inner_twist), n = ctx.saved_tensors, ctx.n
     needs_outer, needs_inner, _ = ctx.needs_input_grad[:3]
@@ -277,25 +252,3 @@ def _twice_gradients(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         part = convolve(V.conj().resolve_conj(), z, inner_twist, n, 0, 0, ctx.length)
         dx = part if dx is None else dx + part
     return torch.stack(d_outers), torch.stack(d_inners), dx, None, None, None, None
-
-
-convolve_twice.register_autograd(_twice_gradients, setup_context=_keep_twice)
-
-
-def _one_by_one(op: Any) -> Any:
-    """vmap of an operator: its slices one after the other."""
-
-    def run(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
-        slices = [
-            op(*(a if d is None else a.select(d, i) for a, d in zip(args, in_dims, strict=True)))
-            for i in range(info.batch_size)
-        ]
-        if isinstance(slices[0], Tensor):
-            return torch.stack(slices), 0
-        return tuple(torch.stack(parts) for parts in zip(*slices, strict=True)), (0,) * len(slices[0])
-
-    return run
-
-
-for _op in (convolve, correlate, convolve_backward, convolve_twice, convolve_twice_backward):
-    _op.register_vmap(_one_by_one(_op))
