@@ -559,6 +559,14 @@ def test_structured_linear_is_a_linear_layer():
     assert layer(x[:0]).shape == (0, 3, 8)
 
 
+def test_the_limit_of_dense_forms(monkeypatch):
+    """That of the core for a layer; an update is added to a weight of its size, and has none."""
+    monkeypatch.setattr(sm.StructuredMatrix.to_dense, "__defaults__", (100,))
+    with pytest.raises(sm.SizeLimitError):
+        update("circulant", cls=snn.StructuredLinear).to_dense()
+    assert update("circulant").to_dense().shape == (12, 12)
+
+
 def test_split():
     assert [split(n) for n in (1, 2, 12, 768, 3072, 97)] == [(1, 1), (2, 1), (4, 3), (32, 24), (64, 48), (97, 1)]
 

@@ -90,7 +90,7 @@ class _Structured(nn.Module):
             return W._apply(x, -1).to(result)
 
     def to_dense(self) -> Tensor:
-        """The dense matrix (out, in) as a new tensor."""
+        """The dense matrix (out, in) as a new tensor. Raises SizeLimitError above 1 GiB."""
         return self.matrix().to_dense()
 
     def matrix(self) -> StructuredMatrix:
@@ -149,6 +149,10 @@ class StructuredUpdate(_Structured):
     def matrix(self) -> StructuredMatrix:
         """ΔW with its scale."""
         return self.parametrisation.matrix(self._tensors(self.scale))
+
+    def to_dense(self) -> Tensor:
+        """ΔW as a new tensor, without a limit: the weight that it is added to has this size already."""
+        return self.matrix().to_dense(max_bytes=_check.LARGEST_INDEX)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, scale={self.scale:g}"
