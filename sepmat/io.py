@@ -180,7 +180,8 @@ class _Writer:
         raise DTypeError("save", _name(way), got, expected, "Only what is data can be saved")
 
     def object(self, A: StructuredMatrix | Fit, way: tuple[str, ...]) -> dict[str, Any]:
-        cls, fields = type(A), {}
+        cls: type = type(A)
+        fields = {}
         if self.known.get(_kind(cls)) is not cls:
             advice = "Decorate the class with sepmat.matrix.structure and define it once, in a module"
             raise DTypeError("save", _name(way), f"a {_kind(cls)}", "a structure that load finds by its name", advice)
