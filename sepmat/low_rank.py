@@ -65,7 +65,8 @@ class LowRank(StructuredMatrix):
 
     def _apply(self, x: Array, axis: int) -> Array:
         if axis == -1:
-            return (x @ self.V) @ self.xp.matrix_transpose(self.U)
+            U, V = self._remember("by columns", lambda: (_array.by_columns(self.U), _array.by_columns(self.V)))
+            return (x @ V) @ self.xp.matrix_transpose(U)
         return self.U @ (self.xp.matrix_transpose(self.V) @ x)
 
     def _transpose(self) -> StructuredMatrix:
