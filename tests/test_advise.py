@@ -1,6 +1,7 @@
 """Updates near a given ΔW, and advice on structures: against dense least squares and planted structures."""
 
 import copy
+import dataclasses
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from sepmat.nn import (
     load_delta,
     load_deltas,
     merge_and_unload,
+    parametrisation,
 )
 
 LINEAR = ["circulant", "skew_circulant", "toeplitz", "symmetric_toeplitz", "block_circulant", "dense"]
@@ -225,3 +227,28 @@ def test_the_layout_of_gpt2_is_turned():
     assert load_deltas(adapted, {"0": change})["0"].relative_error <= 16 * U32
     x = torch.ones(2, 4)
     torch.testing.assert_close(adapted(x), tuned(x))
+
+
+def test_advice_as_configurations_of_peft():
+    """One adapter for each structure, all of them active, set to the ΔW; structures of two methods are refused."""
+    peft = pytest.importorskip("peft")
+    from sepmat.peft import configs
+
+    base, tuned = planted()
+    changes = deltas(tuned, base)
+    advice = advise(changes, 60, ["symmetric_toeplitz", "kronecker"])
+    (first, config), *others = configs(advice).items()
+    wrapped = peft.get_peft_model(copy.deepcopy(base), config, adapter_name=first)
+    for name, config in others:
+        wrapped.add_adapter(name, config)
+    wrapped.base_model.set_adapter([first, *(name for name, _ in others)])
+    assert sum(p.numel() for n, p in wrapped.named_parameters() if ".surm_" in n) == advice.num_parameters
+    fits = load_deltas(wrapped, {name: changes[name] for name in advice.parametrisations})
+    for layer in advice.layers:
+        assert abs(fits[layer.name].relative_error - layer.relative_error) <= 1e-5
+    with pytest.raises(sm.UnsupportedError, match="LORA and SURM"):
+        configs(advise(changes, 40))
+    with pytest.raises(sm.UnsupportedError, match="'dense'"):
+        configs(
+            type(advice)((dataclasses.replace(advice.layers[0], parametrisation=parametrisation("dense", (4, 4))),))
+        )

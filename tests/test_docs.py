@@ -23,6 +23,8 @@ def slug(heading):
     return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning:transformers", "ignore::FutureWarning:peft")  # among themselves
+@pytest.mark.filterwarnings("ignore:'pin_memory' argument")  # the Trainer's default, where no accelerator is at hand
 @pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(ROOT)))
 def test_python_blocks_run(file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

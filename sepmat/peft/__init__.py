@@ -18,6 +18,7 @@ except ImportError as error:
         "sepmat.peft", "PEFT", "not installed", "peft 0.20 or newer", "Install it with `pip install sepmat[peft]`"
     ) from error
 
+from .advised import configs
 from .config import LSRConfig, StructuredAdapterConfig, SURMConfig
 from .export import lora_factors, to_lora
 from .model import LSRModel, StructuredAdapterModel, SURMModel
@@ -36,4 +37,5 @@ __all__ = [
     "StructuredAdapterModel",
     "lora_factors",
     "to_lora",
+    "configs",
 ]
