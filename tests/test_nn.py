@@ -571,6 +571,20 @@ def test_split():
     assert [split(n) for n in (1, 2, 12, 768, 3072, 97)] == [(1, 1), (2, 1), (4, 3), (32, 24), (64, 48), (97, 1)]
 
 
+def test_block_circulants_are_matrices_of_the_core():
+    from sepmat.nn.block_circulant import BlockCirculant
+
+    c = gaussian(2, 3, 4)
+    A, o = BlockCirculant(c), block_circulant({"c": host(c)}, (8, 12))
+    x, y = gaussian(12, 5), gaussian(8)
+    check(host(A @ x) - o.D @ host(x), o.E @ np.abs(host(x)), 1, "float64")
+    check(host(A.T @ y) - o.D.T @ host(y), o.E.T @ np.abs(host(y)), 1, "float64")
+    check(host((2.0 * A).to_dense()) - 2 * o.D, 2 * o.E, 1, "float64")
+    assert repr(A) == "BlockCirculant(blocks of 4, shape=(8, 12), float64)" and A.T.shape == (12, 8)
+    with pytest.raises(sm.DTypeError, match="real numbers"):
+        BlockCirculant(c.to(torch.complex128))
+
+
 # errors -------------------------------------------------------------------------------------------------------------------
 
 
@@ -788,6 +802,11 @@ def test_adapted_layers_check_their_parts():
         snn.AdaptedLinear(nn.Linear(8, 4), snn.StructuredUpdate(8, 8, "lora"))
     with pytest.raises(sm.DTypeError, match="a Tanh"):
         snn.AdaptedLinear(nn.Tanh(), snn.StructuredUpdate(8, 8, "lora"))
+    layer = snn.AdaptedLinear(nn.Linear(8, 4), snn.StructuredUpdate(8, 4, "lora"))
+    assert (layer.in_features, layer.out_features) == (8, 4) and "scale=1" in repr(layer)
+    layer.base.weight = nn.Parameter(torch.zeros(16, 1, dtype=torch.uint8), requires_grad=False)  # as 4-bit weights are
+    with pytest.raises(sm.DTypeError, match="merge: base: a weight in torch.uint8.*Use sepmat.peft"):
+        layer.merge()
     attention = nn.MultiheadAttention(8, 2)  # reads the weight of its output projection itself
     with pytest.raises(sm.ArgumentError, match="matches nothing"):
         snn.adapt(attention, "all-linear")
@@ -863,7 +882,7 @@ def test_bottlenecks(structure, bottleneck):
         )
     torch.testing.assert_close(adapter(h), wanted)
     adapter.reset_parameters()
-    assert bool((adapter(h) == h).all())
+    assert bool((adapter(h) == h).all()) and "12, activation='gelu', scale=0.5" in repr(adapter)
 
 
 @pytest.mark.parametrize(
