@@ -22,6 +22,7 @@ from .errors import (
 
 DENSE_LIMIT = 2**30  # bytes that to_dense and blocks may take unless told otherwise
 PRODUCT_LIMIT = 2**35  # bytes that one intermediate of a product may take
+NESTED = 64  # axes that an array of NumPy can have
 LARGEST_INDEX = 2**63 - 1
 LEAST_SQUARES, DENSE_LEAST_SQUARES = "sm.lstsq(A, b)", "numpy.linalg.lstsq(A.to_dense(), b)"
 
@@ -137,19 +138,24 @@ def _native(x: Any, where: str, name: str) -> Any:
 
 
 def _ragged(x: Any) -> str:
-    """The differing lengths of nested sequences ("2, 3"), or an empty string."""
-    if not isinstance(x, Sequence) or isinstance(x, (str, bytes)):
-        return ""
-    lengths = [_length(row) for row in x]
-    if all(length == "scalar" for length in lengths):
-        return ""
-    if len(set(lengths)) > 1:
-        return ", ".join(dict.fromkeys(lengths))
-    return next((inner for row in x if (inner := _ragged(row))), "")
+    """The differing lengths of nested sequences ("2, 3") on the first level where they differ, or an empty string."""
+    level = [x]
+    for _ in range(NESTED):
+        level = [row for rows in level if _is_nested(rows) for row in rows]
+        lengths = dict.fromkeys(_length(row) for row in level)
+        if len(lengths) > 1:
+            return ", ".join(lengths)
+        if not any(map(_is_nested, level)):
+            break
+    return ""
+
+
+def _is_nested(x: Any) -> bool:
+    return isinstance(x, Sequence) and not isinstance(x, (str, bytes))
 
 
 def _length(row: Any) -> str:
-    if isinstance(row, Sequence) and not isinstance(row, (str, bytes)):
+    if _is_nested(row):
         return str(len(row))
     return str(row.shape[0]) if isinstance(row, np.ndarray) and row.ndim else "scalar"
 

@@ -33,7 +33,7 @@ from .linalg import (
     trace,
 )
 from .matrix import Scaled, StructuredMatrix, structure
-from .toeplitz import Circulant, Toeplitz
+from .toeplitz import Circulant, Toeplitz, near_one
 
 __all__ = ["MultilevelCirculant", "MultilevelToeplitz"]
 
@@ -405,8 +405,9 @@ def _(A: MultilevelCirculant) -> Array:
 
 @slogdet.register
 def _(A: MultilevelCirculant) -> tuple[Array, Array]:
-    sign, logabs = log_product(eigvals.rule(A), real=not A._is_complex)
-    return _array.astype(sign, A.dtype), logabs
+    near, shift = near_one(A, A.c)
+    sign, logabs = log_product(eigvals.rule(near), real=not A._is_complex)
+    return _array.astype(sign, A.dtype), logabs + shift
 
 
 @svdvals.register

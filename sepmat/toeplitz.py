@@ -502,8 +502,17 @@ def _inverse(A: _FCirculant) -> StructuredMatrix:
 
 
 def _slogdet(A: _FCirculant) -> tuple[Array, Array]:
-    sign, logabs = log_product(_eigenvalues(A), real=not A._is_complex)
-    return _array.astype(sign, A.dtype), logabs
+    near, shift = near_one(A, A.c)
+    sign, logabs = log_product(_eigenvalues(near), real=not A._is_complex)
+    return _array.astype(sign, A.dtype), logabs + shift
+
+
+def near_one(A: Any, c: Array) -> tuple[Any, float]:
+    """(2^-k A, log 2^(k n)) for a square A of first column c: subnormal eigenvalues have few digits, those of 1e308 overflow."""
+    k = _array.exponent(c)
+    if abs(k) < 64:
+        return A, 0.0
+    return A.map(lambda a: _array.ldexp(a, -k)), A.shape[0] * k * math.log(2.0)
 
 
 def _svdvals(A: _FCirculant) -> Array:
