@@ -58,6 +58,7 @@ from .nearest_kronecker import nearest_kronecker
 from .nearest_separated import factor_shapes, nearest_separated
 from .operators import gaussian_sum, inverse_laplacian, laplacian, radial_kernel, schroedinger, sin_sum
 from .preconditioners import kronecker_preconditioner, separated_inverse, strang, superoptimal, t_chan
+from .selftest import selftest
 from .separated import Separated
 from .toeplitz import Circulant, Hankel, SkewCirculant, Toeplitz
 

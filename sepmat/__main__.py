@@ -23,23 +23,24 @@ from .approximate import STRUCTURES, Fit, approximate
 from .errors import ArgumentError, BackendError, FormatError, NonFiniteError, SepmatError
 from .io import load, save
 from .matrix import StructuredMatrix
+from .selftest import selftest
 
 FORMATS = (".npy", ".npz", ".safetensors", ".csv")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit status: 0, or 2 with one line on stderr."""
+    """Run the command line and return its exit status: 0, 1 if a self-test fails, or 2 with one line on stderr."""
     parser = _parser()
     args = parser.parse_args(argv)
     if not hasattr(args, "run"):
         parser.print_help()
         return 2
     try:
-        args.run(args)
+        status: int | None = args.run(args)
     except (SepmatError, OSError) as error:
         print(f"sepmat: {error}", file=sys.stderr)
         return 2
-    return 0
+    return status or 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -74,6 +75,14 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("info", help="print what a file that sepmat.save wrote holds, after checking it")
     command.add_argument("file", type=Path, help="a file of a matrix or a fit")
     command.set_defaults(run=_info)
+    command = commands.add_parser(
+        "selftest",
+        help="is the library right on this machine?",
+        description="Compare every class with its definition on every array library that is installed, in seconds.",
+    )
+    command.add_argument("--backends", nargs="+", metavar="NAME", help="of numpy, array_api_strict, torch, cupy")
+    command.add_argument("--seed", type=int, default=0, help="seed of the random numbers (default 0)")
+    command.set_defaults(run=_selftest)
     command = commands.add_parser("capabilities", help="print which class has which rules, as a Markdown table")
     command.set_defaults(run=lambda args: print(capabilities()))
     return parser
@@ -137,6 +146,12 @@ def _info(args: argparse.Namespace) -> None:
         print(f"Fit, relative error {found.relative_error:.3e}, condition number {found.condition_number}")
         found = found.matrix
     print(f"{found!r}: {found.num_parameters:,} parameters, {size:,} bytes")
+
+
+def _selftest(args: argparse.Namespace) -> int:
+    found = selftest(args.backends, args.seed)
+    print(found)
+    return 0 if found.passed else 1
 
 
 def _check_outputs(plot_file: Path | None, json_file: Path | None, save_file: Path | None) -> None:

@@ -11,8 +11,11 @@ import pathlib
 import zlib
 
 import hypothesis
+import limits
 import numpy as np
 import pytest
+
+from sepmat._bounds import ROUNDOFF
 
 BACKENDS = {
     "numpy": "array_api_compat.numpy",
@@ -20,16 +23,8 @@ BACKENDS = {
     "torch": "array_api_compat.torch",
 }
 
-ROUNDOFF = {
-    "float64": 2.0**-53,
-    "complex128": 2.0**-53,
-    "float32": 2.0**-24,
-    "complex64": 2.0**-24,
-    "float16": 2.0**-11,
-    "bfloat16": 2.0**-8,
-}
-
 worst: dict[str, float] = {}  # the largest ratio / limit seen for each named bound
+tally: dict[str, int] = {}  # how many inequalities were checked under each name, "" for those without one
 
 settings = {"deadline": None, "print_blob": True, "suppress_health_check": [hypothesis.HealthCheck.too_slow]}
 QUICK = [hypothesis.Phase.explicit, hypothesis.Phase.generate]
@@ -54,12 +49,29 @@ def ratio(error, scale, dtype):
 
 
 def check(error, scale, limit, dtype, name=None):
-    """Assert error <= limit · scale · u, entry by entry where error and scale are arrays; returns the ratio."""
+    """Assert error <= limit · scale · u, entry by entry where error and scale are arrays; returns the ratio.
+
+    A name that begins with a bound or an identity (limits.py) has an alarm below its limit, which is asserted too.
+    """
     found = ratio(error, scale, dtype)
+    tally[name or ""] = tally.get(name or "", 0) + 1
     if name is not None:
-        worst[name] = max(worst.get(name, 0.0), found / limit if limit else math.inf if found else 0.0)
+        share = found / limit if limit else math.inf if found else 0.0
+        worst[name] = max(worst.get(name, 0.0), share)
+        table = limits.find(name)
+        assert table is None or not limit >= found > table.alarm * limit, (
+            f"{name}: alarm: {share:.3g} of the bound, expected at most {table.alarm:.3g} of it ({dtype})"
+        )
     assert found <= limit, f"{name or 'error'}: ratio {found:.3g} > {limit:.3g} in units of scale·u ({dtype})"
     return found
+
+
+def equal(found, expected, name):
+    """Assert that two arrays, or lists of numbers, are equal bit for bit: an identity of error 0. NaN fails it."""
+    same = found == expected if isinstance(expected, list) else np.array_equal(found, expected)
+    worst[name] = max(worst.get(name, 0.0), 0.0 if same else math.inf)
+    tally[name] = tally.get(name, 0) + 1
+    assert same, f"{name}: {found} is not {expected}"
 
 
 def namespace(name):
@@ -100,28 +112,31 @@ def rng(request):
 
 
 def pytest_addoption(parser):
-    parser.addoption("--bounds", metavar="FILE", help="write the largest ratio of every named bound to this JSON file")
+    parser.addoption(
+        "--accuracy", metavar="FILE", help="write the largest ratio and the number of checks to this JSON file"
+    )
 
 
 def pytest_sessionfinish(session):
     if hasattr(session.config, "workeroutput"):
-        session.config.workeroutput["worst"] = worst
+        session.config.workeroutput.update(worst=worst, tally=tally)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node, error):
-    for name, value in getattr(node, "workeroutput", {}).get("worst", {}).items():
+    output = getattr(node, "workeroutput", {})
+    for name, value in output.get("worst", {}).items():
         worst[name] = max(worst.get(name, 0.0), value)
+    for name, count in output.get("tally", {}).items():
+        tally[name] = tally.get(name, 0) + count
 
 
 def pytest_terminal_summary(terminalreporter):
     if worst:
         terminalreporter.write_sep("-", "largest error / bound")
         for name, value in sorted(worst.items()):
-            terminalreporter.write_line(f"{name:30s} {value:.2e}")
-        file = terminalreporter.config.getoption("--bounds")
+            terminalreporter.write_line(f"{name:30s} {value:.2e} {tally.get(name, 0):7d}")
+        terminalreporter.write_line(f"{sum(tally.values())} numerical checks")
+        file = terminalreporter.config.getoption("--accuracy")
         if file:
-            found = {name: float(f"{value:.2g}") for name, value in sorted(worst.items())}
-            pathlib.Path(file).write_text(
-                json.dumps({"worst error / bound": found}, indent=1, ensure_ascii=False) + "\n"
-            )
+            pathlib.Path(file).write_text(json.dumps({"worst": worst, "tally": tally}, ensure_ascii=False))

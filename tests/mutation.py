@@ -283,7 +283,9 @@ def score():
         row = found["tried"], found["killed"], same
         total = [a + b for a, b in zip(total, row, strict=True)]
         lines.append((module, found["mutants"], *row, f"{found['killed'] / max(1, found['tried'] - same):.1%}"))
-    lines.append(("all", sum(f["mutants"] for f in record.values()), *total, f"{total[1] / max(1, total[0] - total[2]):.1%}"))
+    lines.append(
+        ("all", sum(f["mutants"] for f in record.values()), *total, f"{total[1] / max(1, total[0] - total[2]):.1%}")
+    )
     for line in lines:
         print(f"{line[0]:36s}" + "".join(f"{cell!s:>12s}" for cell in line[1:]))
     print(f"{open_} survivors without a reason in {REASONS.relative_to(ROOT)}")

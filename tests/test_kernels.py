@@ -13,6 +13,7 @@ from cases import normal
 from conftest import BACKENDS, check, host, namespace
 
 import sepmat as sm
+from sepmat._bounds import BOUNDS
 from sepmat.kernels import fourier
 from sepmat.kernels.kron import kron_matmul, kron_sum_matmul, order, separated_matmul
 
@@ -102,11 +103,6 @@ def test_fast_lengths(n):
 # --- bounds ------------------------------------------------------------------------------------------------------------------
 
 
-def complex_constant(dtype, k):
-    """γ_k for real sums of k products, √2 γ_2k for complex ones."""
-    return 2 * math.sqrt(2) * k if dtype.startswith("complex") else k
-
-
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     "shapes",
@@ -123,8 +119,8 @@ def test_kronecker_products(shapes, dtype):
         D, G = (ref.kronecker(*(f(ref.wide(F)) for F in factors)) for f in (lambda a: a, np.abs))
         y = kron_matmul(factors, x, -2)
         scale = G @ np.abs(x)
-        bound = complex_constant(dtype, K)
-        worst = max(worst, check(np.abs(y - D @ ref.wide(x)), scale, bound, dtype, "B3, B4 Kronecker product"))
+        name = "B4 Kronecker product" if "complex" in dtype else "B3 Kronecker product"
+        worst = max(worst, check(np.abs(y - D @ ref.wide(x)), scale, BOUNDS[name[:2]](K, dtype), dtype, name))
     assert worst <= 0.6 * K, f"alarm of B3, B4: {worst / K:.2f} K"
 
 
@@ -140,7 +136,7 @@ def test_separated_products(terms, dtype):
     G = ref.separated(*(np.abs(ref.wide(F)) for F in factors), scales=np.abs(ref.wide(scales)))
     y = separated_matmul(factors, scales, x, -2)
     error = np.abs(y - D @ ref.wide(x))
-    check(error, G @ np.abs(x), complex_constant(dtype, 12 + terms + 1), dtype, "B5 separated product")
+    check(error, G @ np.abs(x), BOUNDS["B5"](12 + terms + 1, dtype), dtype, "B5 separated product")
     normwise = np.sum(np.abs(scales)) * np.linalg.norm(x)
     check(ref.frobenius(error), normwise, 0.1 * (12 + terms) * (2 if "complex" in dtype else 1), dtype, "B5 alarm")
 
@@ -171,7 +167,7 @@ def test_fft_products(n, dtype):
         for y in (A._by_fft(x, -2), A._by_fft(np.ascontiguousarray(x.T), -1).T):
             error = np.linalg.norm((y - D @ ref.wide(x)).astype(complex), axis=0)
             scale = frobenius * np.linalg.norm(x, axis=0)
-            found = check(error, scale, ref.fft_constant(n), dtype, f"B9 {cls.__name__}")
+            found = check(error, scale, BOUNDS["B9"](n), dtype, f"B9 {cls.__name__}")
             assert found <= math.log2(n), f"alarm of B9: {found / math.log2(n):.2f} log2 n"
     t = normal(rng, (2 * n - 1,), dtype)
     N = fourier.fast_length(2 * n - 1, "complex" not in dtype)
@@ -182,7 +178,7 @@ def test_fft_products(n, dtype):
     ):
         error = np.linalg.norm((A._by_fft(x, -2) - D @ ref.wide(x)).astype(complex), axis=0)
         scale = math.sqrt(N) * np.linalg.norm(t) * np.linalg.norm(x, axis=0)
-        found = check(error, scale, ref.fft_constant(N), dtype, f"B10 {type(A).__name__}")
+        found = check(error, scale, BOUNDS["B10"](N), dtype, f"B10 {type(A).__name__}")
         assert found <= math.log2(N), f"alarm of B10: {found / math.log2(N):.2f} log2 N"
 
 
@@ -197,7 +193,7 @@ def test_displacement_products(n, r, dtype):
     scale = float(ref.displacement_norm(G, H)) * np.linalg.norm(x, axis=0)
     for A, dense in ((W, D), (W.T, D.T), (W.H, D.conj().T)):
         error = np.linalg.norm((A._by_fft(x, -2) - dense @ ref.wide(x)).astype(complex), axis=0)
-        check(error, scale, ref.displacement_constant(G, H), dtype, "B11 displacement product")
+        check(error, scale, BOUNDS["B11"](n, r), dtype, "B11 displacement product")
 
 
 def test_real_data_stays_real():

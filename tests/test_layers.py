@@ -16,6 +16,7 @@ LAYERS = {
     "_array": (0, 1),
     "_check": (0, 2),
     "_container": (0, 3),
+    "_bounds": (0, 0),
     "kernels": (1, 0),
     "matrix": (2, 0),
     "linalg": (2, 1),
@@ -69,6 +70,7 @@ LAYERS = {
 CORE = {name for name, layer in LAYERS.items() if (1, 0) < layer < (5, 0)}
 GUESTS = {
     "torch",
+    "array_api_strict",
     "cupy",
     "cupyx",
     "dask",

@@ -11,6 +11,7 @@ from cases import CASES, normal
 from conftest import check, host, namespace
 
 import sepmat as sm
+from sepmat._bounds import BOUNDS
 from sepmat.kernels import fourier, kron, plan, unrolled
 from sepmat.kernels.kron import kron_matmul, separated_matmul
 
@@ -19,7 +20,7 @@ DTYPES = ["float32", "float64", "complex64", "complex128"]
 
 def constant(dtype, k):
     """γ_k for real sums of k products, √2 γ_2k for complex ones."""
-    return 2 * math.sqrt(2) * k if dtype.startswith("complex") else k
+    return BOUNDS["B3"](k, dtype)
 
 
 def counted(monkeypatch):
