@@ -805,7 +805,7 @@ def test_adapted_layers_check_their_parts():
     layer = snn.AdaptedLinear(nn.Linear(8, 4), snn.StructuredUpdate(8, 4, "lora"))
     assert (layer.in_features, layer.out_features) == (8, 4) and "scale=1" in repr(layer)
     layer.base.weight = nn.Parameter(torch.zeros(16, 1, dtype=torch.uint8), requires_grad=False)  # as 4-bit weights are
-    with pytest.raises(sm.DTypeError, match="merge: base: a weight in torch.uint8.*Use sepmat.peft"):
+    with pytest.raises(sm.DTypeError, match=r"merge: base: a weight in torch.uint8.*Use sepmat.peft"):
         layer.merge()
     attention = nn.MultiheadAttention(8, 2)  # reads the weight of its output projection itself
     with pytest.raises(sm.ArgumentError, match="matches nothing"):
