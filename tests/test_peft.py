@@ -9,6 +9,7 @@ To run these tests with another version of PEFT:
 """
 
 import copy
+import gc
 import io
 import json
 import pathlib
@@ -57,6 +58,7 @@ from sepmat.peft.register import add_peft_type, register  # noqa: E402
 pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning"),  # of transformers and PEFT among themselves
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:Could not find a config file"),  # of a base model that came from no file
 ]
 
 MERGE = 2e-6  # relative, float32
@@ -106,8 +108,16 @@ def test_large_learning_rate(method):
     assert torch.isfinite(output(model)).all()
 
 
+@pytest.fixture
+def little_garbage():
+    """The Trainer collects garbage often, and the modules that these tests import are many."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @operation("transformers' Trainer, checkpoint and resume")
-def test_trainer(method, tmp_path):
+def test_trainer(method, tmp_path, little_garbage):
     from transformers import Trainer, TrainingArguments
 
     model = get_peft_model(bert(), METHODS[method](task_type="SEQ_CLS"))
@@ -336,7 +346,7 @@ def test_load_adapter(method, tmp_path):
     model = adapted(method)
     y = output(model)
     result = model.load_adapter(tmp_path, adapter_name="second")
-    assert not result.unexpected_keys and torch.equal(output(model), y)
+    assert not result.unexpected_keys and difference(output(model), y) < 1e-6
     assert not any(p.requires_grad for n, p in model.named_parameters() if ".second" in n)
     model.set_adapter("second")
     assert torch.equal(output(model), output(other))
@@ -617,6 +627,10 @@ def test_modules_to_save(method, tmp_path):
 
 @operation('bias "none", "all", "<method>_only"')
 def test_bias(method, tmp_path):
+    if Version(peft.__version__) < Version("0.21"):
+        with pytest.raises(UnsupportedError, match=r"bias: 'all', which PEFT 0\.20 would not save"):
+            adapted(method, bias="all")
+        return
     prefix = METHODS[method]().method
     for bias, names in (("none", set()), ("all", {"up", "down", "head"}), (f"{prefix}_only", {"up", "down"})):
         model = adapted(method, bias=bias)
@@ -859,12 +873,6 @@ def in_step():
 
 @operation("DistributedDataParallel, two processes bitwise in step", slow="starts two processes that import everything")
 def test_ddp(method, in_step):
-    assert in_step[method]
-
-
-@pytest.mark.slow  # the same two processes
-@pytest.mark.parametrize("method", VARIANTS)
-def test_ddp_variants(method, in_step):
     assert in_step[method]
 
 

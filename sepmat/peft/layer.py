@@ -104,9 +104,8 @@ class StructuredLayer(nn.Module, BaseTunerLayer):
             )
 
     def delete_adapter(self, adapter_name: str) -> None:
-        if adapter_name in self.merged_adapters:  # PEFT 0.20 does not ask
-            got = f"{adapter_name!r}, which is merged"
-            raise ArgumentError(type(self).__name__, "adapter_name", got, "one that is not", "Unmerge it first")
+        if adapter_name in self.merged_adapters:
+            raise merged_error(adapter_name)
         super().delete_adapter(adapter_name)
 
     def __repr__(self) -> str:
@@ -263,6 +262,11 @@ class StructuredAdapterLinear(StructuredLayer):
 
     def unmerge(self) -> None:
         raise not_mergeable()
+
+
+def merged_error(adapter_name: str) -> ArgumentError:
+    got = f"{adapter_name!r}, which is merged"
+    return ArgumentError("delete_adapter", "adapter_name", got, "one that is not", "Call unmerge_adapter first")
 
 
 def not_mergeable() -> UnsupportedError:

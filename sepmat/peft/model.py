@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
+from peft.tuners import tuners_utils
 from peft.tuners.tuners_utils import BaseTuner
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from peft.utils.other import get_pattern_key
@@ -14,7 +15,7 @@ from ..errors import ArgumentError, UnsupportedError
 from ..nn.bottleneck import ATTENTION, FEED_FORWARD
 from .combine import combine
 from .config import StructuredConfig
-from .layer import LSRLinear, StructuredAdapterLinear, StructuredLayer, SURMLinear, not_mergeable
+from .layer import LSRLinear, StructuredAdapterLinear, StructuredLayer, SURMLinear, merged_error, not_mergeable
 
 __all__ = ["LSRModel", "SURMModel", "StructuredAdapterModel", "StructuredModel"]
 
@@ -52,6 +53,25 @@ class StructuredModel(BaseTuner):
         if adapter_name not in self.active_adapters:
             layer.requires_grad_(False)
         self._replace_module(parent, target_name, layer, target)
+
+    def _check_new_adapter_config(self, config: Any) -> None:
+        super()._check_new_adapter_config(config)
+        if config.bias != "none" and not hasattr(BaseTuner, "_get_learnable_bias_state_dict"):
+            advice = "Upgrade PEFT, or leave bias at 'none'"
+            raise UnsupportedError(
+                type(config).__name__,
+                "bias",
+                f"{config.bias!r}, which PEFT 0.20 would not save",
+                "peft >= 0.21",
+                advice,
+            )
+
+    def delete_adapter(self, adapter_name: str) -> None:
+        """PEFT's; a merged one raises an error and stays, also where PEFT 0.20 would not ask."""
+        merged = any(isinstance(m, StructuredLayer) and adapter_name in m.merged_adapters for m in self.model.modules())
+        if merged and not hasattr(tuners_utils, "_check_adapters_not_merged"):
+            raise merged_error(adapter_name)
+        super().delete_adapter(adapter_name)
 
     def add_weighted_adapter(
         self, adapters: Sequence[str], weights: Sequence[float], adapter_name: str, combination_type: str = "exact"
