@@ -350,6 +350,41 @@ NESTED = [
     structured_kronecker(),
 ]  # fmt: skip
 
+
+def any_case(rng, high=6):
+    """A case of a random class with random sizes."""
+
+    def n(low=1, high=high):
+        return int(rng.integers(low, high + 1))
+
+    def pairs(d):
+        return [(n(high=4), n(high=4)) for _ in range(d)]
+
+    cls, band_cls = [sm.Circulant, sm.SkewCirculant][n(0, 1)], [sm.Toeplitz, sm.Hankel][n(0, 1)]
+    m = n(high=2 * high)
+    builders = [
+        lambda: dense(n(), n()),
+        lambda: diag(n()),
+        lambda: low_rank(n(), n(), n(0, 4)),
+        lambda: kronecker(*pairs(n(high=3))),
+        lambda: kronecker_sum(*(n(high=4) for _ in range(n(high=3)))),
+        lambda: separated(n(0, 4), *pairs(n(high=2)), scales=bool(n(0, 1))),
+        lambda: circulant(cls, m, m),
+        lambda: circulant(cls, n(), n()),
+        lambda: band(band_cls, m, m),
+        lambda: band(band_cls, n(), n()),
+        lambda: square_band(band_cls, m),
+        lambda: multilevel_circulant(n(high=4), n(high=4)),
+        lambda: multilevel_toeplitz(*pairs(2)),
+        lambda: displaced(m, m, n(0, 3)),
+        lambda: displaced(n(), n(), n(high=2)),
+        lambda: total(low_rank(m, m, n()), diag(m)),
+        lambda: product(band(band_cls, m, m), diag(m)),
+        structured_kronecker,
+    ]
+    return builders[int(rng.integers(len(builders)))]()
+
+
 CASES: list[Case] = [*BASIC, *KRONECKER, *SEPARATED, *TOEPLITZ, *MULTILEVEL, *DISPLACEMENT, *NESTED]
 
 # Sums and products of two classes whose class is known: (left, "+" or "@", right, class that comes back).

@@ -34,9 +34,9 @@ def law(fn):
 class Built:
     """A matrix on a backend beside its oracle, and another one `B` of the same kind with other numbers."""
 
-    def __init__(self, case: Case, backend: str, dtype: str) -> None:
+    def __init__(self, case: Case, backend: str, dtype: str, rng=None) -> None:
         self.case, self.backend, self.dtype, self.xp = case, backend, dtype, namespace(backend)
-        self.rng = np.random.default_rng(7)
+        self.rng = rng or np.random.default_rng(7)
         self.data = case.data(self.rng, dtype)  # in NumPy
         self.A, self.o = case.build(self.xp, self.data)
         self.B, self.p = case.build(self.xp, case.data(self.rng, dtype))
