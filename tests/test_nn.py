@@ -270,6 +270,45 @@ def test_the_first_step_is_that_of_lora(key, shape):
     assert first_step(key, shape) == pytest.approx(wanted, rel=0.35)
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    (
+        ("lsr", {}),
+        ("lsr", {"rank": 16, "terms": 8}),
+        ("circulant", {"factors": 2}),
+        ("skew_circulant", {"factors": 2}),
+        ("toeplitz", {"factors": 2}),
+        ("symmetric_toeplitz", {"factors": 2}),
+        ("kronecker", {}),
+        ("kronecker", {"rank": 8}),
+        ("krona", {}),
+        ("ldr", {}),
+        ("ldr", {"rank": 4}),
+        ("kadaptation", {"terms": 16}),
+        ("circulant", {}),
+        ("toeplitz", {}),
+        ("symmetric_toeplitz", {}),
+        ("block_circulant", {}),
+        ("dense", {}),
+    ),
+)  # fmt: skip
+def test_the_first_step_of_adam_is_as_large_as_that_of_lora(name, options):
+    """‖ΔW‖ after a step with one learning rate is that of LoRA of rank 8 up to 2; single factors are √(3 in / 8) as large."""
+    n = 192
+    x, y = gaussian(128, n, dtype=torch.float32), gaussian(128, n, dtype=torch.float32, seed=2)
+
+    def step(name, options):
+        module = snn.StructuredUpdate(n, n, name, generator=torch.Generator().manual_seed(0), **options)
+        optimiser = torch.optim.Adam(module.parameters(), lr=1e-3)
+        (module(x) - y).square().mean().backward()
+        optimiser.step()
+        return float(module.to_dense().detach().norm())
+
+    single = options == {} and name in ("circulant", "toeplitz", "symmetric_toeplitz", "block_circulant", "dense")
+    found = step(name, options) / step("lora", {}) / (math.sqrt(3 * n / 8) if single else 1.0)
+    assert 0.5 < found < 2.0
+
+
 @pytest.mark.parametrize(("shape", "gain"), (((24, 24), 2.0), ((24, 12), 1 / 3), ((12, 24), 1 / 3)), ids=str)
 @ALL
 def test_a_layer_keeps_the_variance(key, shape, gain):
