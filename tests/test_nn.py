@@ -21,7 +21,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 from torch import nn  # noqa: E402
 
 from sepmat import nn as snn  # noqa: E402
-from sepmat.nn.parametrisations import split  # noqa: E402
+from sepmat.nn.contract import split  # noqa: E402
 
 SIZES = ((12, 12), (12, 8), (8, 12))
 

@@ -15,8 +15,9 @@ except ImportError:
 from .adapted import AdaptedLinear, adapt, merge_and_unload
 from .advise import Advice, advise, deltas, gradients
 from .bottleneck import Bottleneck, add_bottlenecks, positions
+from .contract import Parametrisation
 from .from_delta import from_delta, load_delta, load_deltas
-from .parametrisations import PARAMETRISATIONS, Parametrisation, parametrisation
+from .parametrisations import PARAMETRISATIONS, parametrisation
 from .update import StructuredLinear, StructuredUpdate
 
 __all__ = [

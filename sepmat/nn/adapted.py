@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ArgumentError, DTypeError, NonFiniteError, UnsupportedError
-from .parametrisations import Parametrisation
+from .contract import Parametrisation
 from .update import StructuredUpdate
 
 ALL_LINEAR = "all-linear"

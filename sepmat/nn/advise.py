@@ -23,8 +23,9 @@ from ..matrix import StructuredMatrix
 from ..separated import Separated
 from ..toeplitz import Circulant, SkewCirculant, Toeplitz
 from .adapted import AdaptedLinear, features, freeze, is_linear, linear_layers, modules_named, replace, update_beside
+from .contract import Parametrisation
 from .from_delta import _as_delta, nearest_parameters
-from .parametrisations import Parametrisation, parametrisation
+from .parametrisations import parametrisation
 
 __all__ = ["Advice", "Layer", "advise", "deltas", "gradients"]
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from .. import _check
 from ..errors import ArgumentError
 from .adapted import features, find_targets, freeze, linear_layers, matches, modules_named, nothing_matches, replace
-from .parametrisations import Parametrisation
+from .contract import Parametrisation
 from .update import StructuredLinear, StructuredUpdate
 
 ACTIVATIONS = {

@@ -18,15 +18,13 @@ from ..matrix import StructuredMatrix
 from ..nearest import nearest_circulant, nearest_low_rank, nearest_skew_circulant, nearest_toeplitz
 from ..nearest_displacement import fit_displacement
 from ..nearest_kronecker import nearest_kronecker
+from .baselines import BlockCirculantParametrisation, DenseParametrisation, LoRAParametrisation
+from .contract import Parametrisation
 from .parametrisations import (
-    BlockCirculantParametrisation,
     CirculantParametrisation,
-    DenseParametrisation,
     KroneckerParametrisation,
-    LoRAParametrisation,
     LowDisplacementRankParametrisation,
     LSRParametrisation,
-    Parametrisation,
     SkewCirculantParametrisation,
     SymmetricToeplitzParametrisation,
     ToeplitzParametrisation,

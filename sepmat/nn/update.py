@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from .. import _check
 from ..errors import DTypeError, ShapeError
 from ..matrix import StructuredMatrix
-from .parametrisations import GAIN, Parametrisation, parametrisation
+from .contract import GAIN, Parametrisation
+from .parametrisations import parametrisation
 
 
 class _Structured(nn.Module):

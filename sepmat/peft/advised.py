@@ -7,7 +7,7 @@ from peft import LoraConfig, PeftConfig
 
 from ..errors import UnsupportedError
 from ..nn.advise import Advice
-from ..nn.parametrisations import Parametrisation
+from ..nn.contract import Parametrisation
 from .config import SURM_STRUCTURES, LSRConfig, SURMConfig
 
 __all__ = ["configs"]

@@ -13,7 +13,7 @@ from torch.nn.functional import pad
 
 from ..errors import ArgumentError, UnsupportedError
 from ..nn import StructuredUpdate
-from ..nn.parametrisations import split
+from ..nn.contract import split
 
 __all__ = ["combine"]
 
