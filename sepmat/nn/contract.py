@@ -22,7 +22,7 @@ That is the mean over draws of W; how far one draw is from it depends on how man
 layers without anything between them keep a signal within a factor of about 3 in the median. So they do behind ReLUs, where
 rows of W are independent. The rows of a circulant, Toeplitz or W(G, H) matrix are made of the same numbers, so the mean of x,
 which a ReLU makes positive, meets the same sum in every row: if that is negative, the next ReLU leaves
-next to nothing. Most draws of ten such layers lose a factor of 4 to 500, some die (in the pinwheel of SURM 2 of 20 do). A residual
+next to nothing. Most draws of ten such layers lose a factor of 4 to 500, and some die. A residual
 connection or a normalisation between them is the cure; an update, which starts at 0 beside a layer that works, has no such trouble.
 
 All draws are uniform: bounded, as Kaiming's.
