@@ -74,7 +74,7 @@ BOUNDS = {
         lambda n: 20 * log2(n) + 6,
         0.05,
     ),
-    "B14": Bound("Toeplitz, Hankel, W(G, H) solve: ‖b − T x̂‖₂ <= 30 n u ‖T‖₂ ‖x̂‖₂", lambda n: 30 * n, 1 / 15),
+    "B14": Bound("Toeplitz, Hankel, W(G, H) solve: ‖b − T x̂‖₂ <= 30 n u ‖T‖₂ ‖x̂‖₂", lambda n: 30 * n, 0.2),
     "B15": Bound("Kronecker solve: ‖b − K x̂‖₂ <= 30 (Σ n_i) u Π ‖A_i‖₂ ‖x̂‖₂", lambda K: 30 * K, 0.06),
     "B16": Bound("Kronecker sum solve: ‖b − S x̂‖₂ <= 30 (Σ n_i) u Σ ‖A_i‖_F ‖x̂‖₂", lambda K: 30 * K, 0.2),
     "B17": Bound("Kronecker sum: |ŷ − y| <= γ_{max n_i + d} Σ (I ⊗ |A_i| ⊗ I) |x|", componentwise, 0.6),

@@ -30,7 +30,14 @@ settings = {"deadline": None, "print_blob": True, "suppress_health_check": [hypo
 QUICK = [hypothesis.Phase.explicit, hypothesis.Phase.generate]
 hypothesis.settings.register_profile("ci", max_examples=60, derandomize=True, database=None, **settings)
 hypothesis.settings.register_profile("dev", max_examples=50, **settings)
-hypothesis.settings.register_profile("nightly", max_examples=20_000, derandomize=False, database=None, **settings)
+hypothesis.settings.register_profile(
+    "nightly",
+    max_examples=20_000,
+    derandomize=False,
+    database=None,
+    phases=[*QUICK, hypothesis.Phase.target],
+    **settings,
+)
 hypothesis.settings.register_profile(
     "mutation", max_examples=20, derandomize=True, database=None, phases=QUICK, **settings
 )
@@ -139,4 +146,6 @@ def pytest_terminal_summary(terminalreporter):
         terminalreporter.write_line(f"{sum(tally.values())} numerical checks")
         file = terminalreporter.config.getoption("--accuracy")
         if file:
-            pathlib.Path(file).write_text(json.dumps({"worst": worst, "tally": tally}, ensure_ascii=False))
+            pathlib.Path(file).write_text(
+                json.dumps({"worst": worst, "tally": tally, "limits": limits.alarms()}, ensure_ascii=False)
+            )

@@ -80,6 +80,11 @@ IDENTITIES = {
 LIMITS = BOUNDS | IDENTITIES
 
 
+def alarms():
+    """{bound or identity: its alarm}, for the record: one entry for each number."""
+    return {key: limit.alarm for key, limit in LIMITS.items() if re.fullmatch(r"(B|id )\d+", key)}
+
+
 def find(name):
     """The limit of a named check: the longest key that the name begins with; None for names of other kinds."""
     keys = [key for key in LIMITS if re.match(re.escape(key) + r"\b", name)]

@@ -174,15 +174,19 @@ class Runner:
         return (time.perf_counter() - start, found) if passed else None
 
     def pytest_runtestloop(self, session):
-        items = [i for i in session.items if pathlib.Path(i.path).name not in SLOW and "strict" not in i.nodeid]
+        items = [
+            i
+            for i in session.items
+            if pathlib.Path(i.path).name not in SLOW and "strict" not in i.nodeid and not i.get_closest_marker("slow")
+        ]
         self.caches = [thing for thing in gc.get_objects() if isinstance(thing, functools._lru_cache_wrapper)]
-        gc.freeze()  # so that children share this memory
-        by_name = {i.nodeid: i for i in items}
-        reached = self.reached(items)
         live = {}
         for thing in gc.get_objects():
             if isinstance(thing, types.FunctionType):
                 live.setdefault((thing.__code__.co_filename, thing.__code__.co_firstlineno), []).append(thing)
+        gc.freeze()  # so that children share this memory
+        by_name = {i.nodeid: i for i in items}
+        reached = self.reached(items)
         for path in self.options.modules:
             found = self.module(path.resolve(), by_name, reached, live)
             record = json.loads(RECORD.read_text()) if RECORD.exists() else {}

@@ -1,6 +1,6 @@
 """Bounds B1, B2, B6, B7 and B17 on their own; the others stand beside what they bound (see the names of `check`).
 
-`python -m pytest --accuracy figures/accuracy.json` records the largest ratio of every bound that the run asserts.
+`python -m studies accuracy` records the largest ratio of every bound that the tests assert.
 """
 
 import math

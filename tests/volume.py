@@ -48,9 +48,16 @@ class Stretched(Case):
 def solves(b):
     """B12 to B16, and LAPACK's bound: residuals of b = A x0, which show what random right-hand sides hide."""
     m, n = b.A.shape
+    if b.case.kind is sm.LowDisplacementRank and n and b.o.G[0, 0] > 100 * np.linalg.norm(b.o.D.astype(complex), 2):
+        return  # terms that cancel: the entries are known to B11 only, and above 30 n u a PrecisionWarning says so
     if m == n and n and "solve" in RULES.get(b.case.kind, ()) and b.case.kind is not sm.Sum and not deficient(b):
         right = (b.o.D @ normal(b.rng, (n, 2), b.dtype)).astype(b.dtype)
-        residual(b, sm.solve(b.A, b.xp.asarray(right, copy=True)), right, "volume")
+        try:
+            x = sm.solve(b.A, b.xp.asarray(right, copy=True))
+        except sm.SingularMatrixError:  # an error only where the matrix is nearly singular in its precision
+            conftest.check(1 / np.linalg.cond(b.o.D.astype(complex)), 1.0, 100 * n, b.dtype, "rcond of what is refused")
+            return
+        residual(b, x, right, "volume")
 
 
 def one(seed, k, backend):
