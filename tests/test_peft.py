@@ -291,6 +291,38 @@ def test_copies(method):
         assert not torch.equal(output(other), output(model))
 
 
+@pytest.fixture(scope="module")
+def one_process():
+    dist = torch.distributed
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@operation("FSDP: state dict with and without biases")
+@pytest.mark.filterwarnings("ignore")
+def test_fsdp(method, one_process):
+    """What is saved of a wrapped model is what a plain one loads."""
+    from peft import set_peft_model_state_dict
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    biases = ("none", "all", f"{METHODS[method]().method}_only")
+    for bias in biases if Version(peft.__version__) >= Version("0.21") else biases[:1]:
+        model = adapted(method, bias=bias)
+        with torch.no_grad():
+            for p in model.parameters():
+                if p.requires_grad:
+                    p.add_(0.25)
+        y = output(model)
+        wrapped = FullyShardedDataParallel(model, use_orig_params=True, device_id=torch.device("cpu"))
+        with torch.no_grad():
+            assert difference(wrapped(**inputs(mlp())), y) < 1e-6
+        state = {k: v.clone() for k, v in get_peft_model_state_dict(wrapped).items()}
+        plain = adapted(method, seed=9, bias=bias)
+        assert not set_peft_model_state_dict(plain, state).unexpected_keys
+        assert torch.equal(output(plain), y), bias
+
+
 # ------------------------------------------------------------------------------------------------------ several adapters
 
 
