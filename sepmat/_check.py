@@ -82,7 +82,9 @@ def _raw(x: Any, where: str, name: str, like: Array | None) -> Array:
     if hasattr(x, "toarray") and hasattr(x, "nnz"):
         raise DTypeError(where, name, f"a sparse {type(x).__name__}", "a dense array", "Use .toarray()")
     if not _array.is_array(x) or isinstance(x, type):
-        if isinstance(x, (str, bytes, type)) or not (isinstance(x, (Sequence, *_SCALARS)) or hasattr(x, "__array__")):
+        if isinstance(x, (str, bytes, bytearray, type)) or not (
+            isinstance(x, (Sequence, memoryview, *_SCALARS)) or hasattr(x, "__array__")
+        ):
             raise DTypeError(
                 where,
                 name,
@@ -90,7 +92,7 @@ def _raw(x: Any, where: str, name: str, like: Array | None) -> Array:
                 "an array",
                 "Pass a NumPy, CuPy or torch array, or nested lists of numbers",
             )
-        if isinstance(x, Sequence) and any(_array.is_array(row) and not _array.is_numpy(row) for row in x):
+        if _is_nested(x) and any(_array.is_array(row) and not _array.is_numpy(row) for row in x):
             kind = next(_array.library(row) for row in x if _array.is_array(row) and not _array.is_numpy(row))
             raise DTypeError(where, name, f"a list of {kind} arrays", "one array", "Stack them first")
         x = _from_nested(x, where, name)
@@ -151,7 +153,7 @@ def _ragged(x: Any) -> str:
 
 
 def _is_nested(x: Any) -> bool:
-    return isinstance(x, Sequence) and not isinstance(x, (str, bytes))
+    return isinstance(x, Sequence) and not isinstance(x, (str, bytes, bytearray, memoryview))
 
 
 def _length(row: Any) -> str:

@@ -165,7 +165,8 @@ class StructuredMatrix(abc.ABC):
         if self._is_complex and not self.xp.isdtype(dtype, "complex floating"):
             advice = "It would drop the imaginary part; use A.map(xp.real) if that is wanted"
             raise DTypeError("astype", "dtype", f"{dtype} for a complex matrix", "a complex dtype", advice)
-        return self if dtype == self.dtype else self.map(lambda a: _array.astype(a, dtype))
+        with _array.quiet():  # 1e300 is infinite in float32
+            return self if dtype == self.dtype else self.map(lambda a: _array.astype(a, dtype))
 
     def _in_precision(self, dtype: Any) -> Self:
         """The same matrix in the precision of a dtype; a real one stays real."""

@@ -105,6 +105,10 @@ class Separated(StructuredMatrix):
 
         Signs and phases move into the first factor; a zero term keeps its factors and gets the scale 0.
         """
+        with _array.quiet():
+            return self._normalized()
+
+    def _normalized(self) -> "Separated":
         xp, s = self.xp, self._weights
         size = xp.abs(s)
         phase = xp.where(
