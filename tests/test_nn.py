@@ -162,6 +162,20 @@ def test_values(key, shape, dtype):
           o.E.T @ np.abs(host(gaussian(shape[0], dtype=dtype))), 1.02, kind)  # fmt: skip
 
 
+@pytest.mark.parametrize("mode", (torch.no_grad, torch.inference_mode), ids=lambda f: f.__name__)
+@ALL
+def test_values_without_gradients(key, mode):
+    """Frozen or only evaluated: other routes of the core, dense forms and NumPy's memory among them, the same bounds."""
+    for frozen in (False, True):
+        module = update(key, (8, 12), dtype=torch.float64).requires_grad_(not frozen)
+        o = oracle(key, module)
+        for rows in (1, 3, 200):
+            x = gaussian(rows, 12)
+            with mode():
+                y = module(x)
+            check(host(y) - host(x) @ o.D.T, np.abs(host(x)) @ o.E.T, 1.02, "float64", f"nn {key}")
+
+
 @ALL
 def test_the_scale_is_part_of_the_update(key):
     module = update(key, dtype=torch.float64, alpha=-3.0)
