@@ -10,8 +10,6 @@ import warnings
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import scipy.special
-
 from . import _array, _check
 from ._array import Array
 from .errors import ArgumentError, PrecisionWarning
@@ -210,7 +208,9 @@ def _newton(p: Array, at: list[float], power: float, weight: float, values: list
 
 def _gauss(k: int, Y: float, power: float) -> Array:
     """A start on short intervals: Gauss-Laguerre quadrature of x^-β = ∫ t^(β-1) e^(-tx) dt / Γ(β) about x = e^(Y/2)."""
-    t, w = scipy.special.roots_genlaguerre(k, power - 1)
+    from scipy.special import roots_genlaguerre  # takes longer to import than most of this library
+
+    t, w = roots_genlaguerre(k, power - 1)
     xp = _array.array_namespace(t)
     return xp.concat([xp.log(w) + t - power * Y / 2 - math.lgamma(power), xp.log(t) - Y / 2])
 

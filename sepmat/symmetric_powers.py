@@ -15,8 +15,6 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import scipy.optimize
-
 from . import _array
 from ._array import Array
 
@@ -86,6 +84,8 @@ class _Form:
 
     def settled(self, t: Array, penalty: float) -> tuple[float, Array]:
         """(objective, angles) from Levenberg-Marquardt, the signs of the angles kept."""
+        from scipy.optimize import least_squares  # takes as long to import as all of this library
+
         xp, signs = self.xp, self.xp.sign(t)
 
         def angles(v: Array) -> Array:
@@ -99,9 +99,7 @@ class _Form:
 
         start = xp.log(xp.abs(t))
         options = {"method": "lm", "xtol": 1e-10, "ftol": 1e-12, "gtol": 1e-15, "max_nfev": 60}
-        found = scipy.optimize.least_squares(
-            lambda v: at(tuple(v.tolist()))[0], start, lambda v: at(tuple(v.tolist()))[1], **options
-        )
+        found = least_squares(lambda v: at(tuple(v.tolist()))[0], start, lambda v: at(tuple(v.tolist()))[1], **options)
         return 2 * float(found.cost), angles(found.x)
 
     def starts(self, terms: int, penalty: float, scales: Sequence[float] = (0.3, 1.0, 3.0)) -> list[Array]:
