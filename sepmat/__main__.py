@@ -2,6 +2,7 @@
 
 python -m sepmat approximate FILE [--max-parameters N | --tol E] [--structures …] [--plot OUT.png] [--json OUT.json] [--save OUT]
 python -m sepmat info FILE
+python -m sepmat selftest        is the library right on this machine, with these array libraries?
 """
 
 import argparse
