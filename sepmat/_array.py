@@ -52,12 +52,25 @@ def library(x: object) -> str:
     """The name of the library an array comes from ("numpy", "torch", ...), for messages and for choosing kernels."""
     if is_numpy(x) or is_torch(x):  # subclasses of users have modules of their own
         return "numpy" if is_numpy(x) else "torch"
-    return type(x).__module__.partition(".")[0]
+    return str(type(x).__module__).split(".")[0]
 
 
 def quiet() -> contextlib.AbstractContextManager[object]:
     """IEEE arithmetic without NumPy's floating point warnings: infinities and NaN speak for themselves."""
-    return np.errstate(all="ignore")
+    return contextlib.nullcontext() if compiling() else np.errstate(all="ignore")
+
+
+def is_operator(func: Any, name: str) -> bool:
+    """Whether func is what torch calls for an operator: "matmul", "mul"."""
+    torch = sys.modules["torch"]
+    known = getattr(torch, name), getattr(torch.Tensor, name), getattr(torch.Tensor, f"__{name}__")
+    return func is known[0] or func is known[1] or func is known[2]
+
+
+def compiling() -> bool:
+    """Whether torch.compile traces this call: nothing can be remembered then, and no number be looked at."""
+    torch = sys.modules.get("torch")
+    return torch is not None and bool(torch.compiler.is_compiling())
 
 
 def is_lazy(x: object) -> bool:
@@ -261,6 +274,10 @@ def versions(arrays: Iterable[Array]) -> tuple[int, ...] | None:
     NumPy and CuPy data is ours (copied when it came in), a torch tensor is the user's: its version counter tells
     whether it was written to, and a tensor that requires a gradient must be computed with anew.
     """
+    if compiling():
+        return None
+    if compiling():
+        return None
     found = []
     for a in arrays:
         if is_torch(a):

@@ -157,7 +157,9 @@ class LowDisplacementRank(StructuredMatrix):
         return int(self.g.shape[1])
 
     def _apply(self, x: Array, axis: int) -> Array:
-        return self._by_fft(x, axis) if self._plan(x.shape, axis).route == "fft" else self._times_dense(x, axis)
+        if not self._remembers or self._plan(x.shape, axis).route == "fft":
+            return self._by_fft(x, axis)
+        return self._times_dense(x, axis)
 
     def _plan(self, shape: tuple[int, ...], axis: int) -> plan.Transform:
         """By sizes alone; a gradient needs the transforms."""

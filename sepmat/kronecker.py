@@ -28,7 +28,7 @@ from .linalg import (
     svdvals,
     trace,
 )
-from .matrix import StructuredMatrix, structure
+from .matrix import StructuredMatrix, once, structure
 
 __all__ = ["Kronecker", "kron", "rearrange", "rearrange_back"]
 
@@ -57,9 +57,10 @@ class Kronecker(StructuredMatrix):
     def __init__(self, *factors: Any) -> None:
         object.__setattr__(self, "factors", as_factors(factors, "Kronecker"))
 
-    @functools.cached_property
+    @once
     def shape(self) -> tuple[int, int]:
-        return (math.prod(int(F.shape[0]) for F in self.factors), math.prod(int(F.shape[1]) for F in self.factors))
+        rows, columns = ([int(F.shape[k]) for F in self.factors] for k in (0, 1))
+        return (math.prod(rows), math.prod(columns))
 
     @property
     def operators(self) -> tuple[StructuredMatrix, ...]:
@@ -67,7 +68,7 @@ class Kronecker(StructuredMatrix):
         return tuple(as_operator(F) for F in self.factors)
 
     def _apply(self, x: Array, axis: int) -> Array:
-        p = self._plan(x.shape, axis)
+        p = None if _array.compiling() else self._plan(x.shape, axis)
         if p is None:
             factors, e = self._remember("balanced", lambda: _balanced(self.factors))
             return _array.ldexp(apply_factors(factors, x, axis), e)
@@ -88,7 +89,7 @@ class Kronecker(StructuredMatrix):
         left, right = plan.sides(shape, axis)
         return plan.chain(shapes, left, right, plan.kind(self.dtype), self._remembers, _array.is_numpy(self._arrays[0]))
 
-    @functools.cached_property
+    @once
     def _array_shapes(self) -> tuple[tuple[int, int], ...] | None:
         """The shapes of the factors where all of them are arrays."""
         if any(isinstance(F, StructuredMatrix) for F in self.factors):
@@ -281,7 +282,8 @@ def rearrange_back(R: Any, shapes: Sequence[tuple[int, int]]) -> Array:
     xp, d = _array.array_namespace(R), len(shapes)
     split = xp.reshape(R, tuple(k for shape in shapes for k in shape))
     mixed = xp.permute_dims(split, (*range(0, 2 * d, 2), *range(1, 2 * d, 2)))
-    return xp.reshape(mixed, (math.prod(m for m, _ in shapes), math.prod(n for _, n in shapes)))
+    rows, columns = ([s[k] for s in shapes] for k in (0, 1))
+    return xp.reshape(mixed, (math.prod(rows), math.prod(columns)))
 
 
 def as_shapes(shapes: Any, full: tuple[int, ...], where: str) -> tuple[tuple[int, int], ...]:

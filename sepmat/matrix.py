@@ -20,6 +20,22 @@ from . import _array, _check
 from ._array import Array, Namespace
 from .errors import ArgumentError, BackendError, DTypeError, ShapeError
 
+
+class once:
+    """A property that is computed at the first look and an attribute from then on: functools.cached_property without its
+    lock, which torch.compile cannot trace."""
+
+    def __init__(self, compute: Callable[[Any], Any]) -> None:
+        self.compute, self.name, self.__doc__ = compute, compute.__name__, compute.__doc__
+
+    def __get__(self, instance: Any, owner: type) -> Any:
+        if instance is None:
+            return self
+        value = self.compute(instance)
+        object.__setattr__(instance, self.name, value)
+        return value
+
+
 structure = dataclasses.dataclass(frozen=True, eq=False, repr=False, init=False)
 
 
@@ -105,12 +121,12 @@ class StructuredMatrix(abc.ABC):
     def _of(cls, **fields: Any) -> Self:
         """A matrix from fields that are already right: no checks, no copies."""
         new = object.__new__(cls)
-        for field in dataclasses.fields(cls):  # type: ignore[arg-type]
-            object.__setattr__(new, field.name, _freeze(fields[field.name]))
+        for name in cls.__dataclass_fields__:  # type: ignore[attr-defined]
+            object.__setattr__(new, name, _freeze(fields[name]))
         return new
 
     def _fields(self) -> dict[str, Any]:
-        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}  # type: ignore[attr-defined]
 
     def _arguments(self) -> tuple[Any, ...]:
         """What the constructor makes this matrix of, if that is not its fields: what comes from a file is checked by it."""
@@ -120,11 +136,11 @@ class StructuredMatrix(abc.ABC):
         """The stored arrays, in the order of the fields."""
         return self._arrays
 
-    @functools.cached_property
+    @once
     def _arrays(self) -> tuple[Array, ...]:
         return tuple(leaf for value in self._fields().values() for leaf in _leaves(value))
 
-    @functools.cached_property
+    @once
     def _tensors(self) -> tuple[Array, ...]:
         """Those of the arrays that others may write to or take gradients of."""
         return tuple(a for a in self._arrays if _array.is_torch(a))
@@ -138,7 +154,7 @@ class StructuredMatrix(abc.ABC):
         """The array API namespace of the stored arrays."""
         return _array.array_namespace(*self.arrays())
 
-    @functools.cached_property
+    @once
     def dtype(self) -> Any:
         first, *rest = self.arrays()
         return first.dtype if all(a.dtype == first.dtype for a in rest) else self.xp.result_type(first, *rest)
@@ -207,7 +223,7 @@ class StructuredMatrix(abc.ABC):
     @property
     def _remembers(self) -> bool:
         """Whether _remember keeps anything: not where gradients are asked for."""
-        return not self._tensors or _array.versions(self._tensors) is not None
+        return len(self._tensors) == 0 or _array.versions(self._tensors) is not None
 
     def _dense_transpose(self) -> Array:
         """The dense transpose, whose rows meet a batch of rows without a turn."""
@@ -440,6 +456,16 @@ class StructuredMatrix(abc.ABC):
     def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
         advice = "Use the functions of sepmat, or A.to_dense()"
         raise DTypeError(f"numpy.{func.__name__}", "argument", self._name(), "a NumPy array", advice)
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """x @ A and s * A for tensors x and s, also where torch.compile traces them."""
+        tensor, *others = args
+        if len(others) == 1 and _array.is_operator(func, "matmul"):
+            return others[0].__rmatmul__(tensor)
+        if len(others) == 1 and _array.is_operator(func, "mul"):
+            return others[0].__rmul__(tensor)
+        return NotImplemented
 
     def __repr__(self) -> str:
         parts = (self._detail(), f"shape={self.shape}", _array.dtype_name(self.dtype))

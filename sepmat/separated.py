@@ -28,7 +28,7 @@ from .linalg import (
     solve,
     trace,
 )
-from .matrix import Scaled, StructuredMatrix, closed_product, closed_sum, structure
+from .matrix import Scaled, StructuredMatrix, closed_product, closed_sum, once, structure
 
 __all__ = ["Separated"]
 
@@ -84,9 +84,10 @@ class Separated(StructuredMatrix):
 
     @property
     def shape(self) -> tuple[int, int]:
-        return (math.prod(int(F.shape[1]) for F in self.factors), math.prod(int(F.shape[2]) for F in self.factors))
+        rows, columns = ([int(F.shape[k]) for F in self.factors] for k in (1, 2))
+        return (math.prod(rows), math.prod(columns))
 
-    @functools.cached_property
+    @once
     def shapes(self) -> tuple[tuple[int, int], ...]:
         """The factor shapes ((m_1, n_1), …, (m_d, n_d))."""
         return tuple((int(F.shape[1]), int(F.shape[2])) for F in self.factors)
@@ -207,6 +208,8 @@ class Separated(StructuredMatrix):
 
     def _groups(self, shape: tuple[int, ...], axis: int) -> tuple[tuple[int, int], ...]:
         """Which neighbouring factors are multiplied out first, in every term."""
+        if _array.compiling():
+            return tuple([(i, i + 1) for i in range(len(self.factors))])
         shapes, numpy = self.shapes, _array.is_numpy(self.factors[0])
         left, right = plan.sides(shape, axis)
         return plan.chain(shapes, left, right, plan.kind(self.dtype), self._remembers, numpy).groups
@@ -214,9 +217,11 @@ class Separated(StructuredMatrix):
     def _ready(self, groups: tuple[tuple[int, int], ...]) -> tuple[tuple[Array, ...], int]:
         """Balanced and merged stacks with the scales in the smallest one, and the exponent that is left."""
         balanced, e = self._balance()
-        factors, scales = list(merged(balanced.factors, groups)), balanced._weights
-        smallest = min(range(len(factors)), key=lambda i: _array.size(factors[i]))
-        factors[smallest] = factors[smallest] * scales[:, None, None]
+        factors = list(merged(balanced.factors, groups))
+        if balanced.scales is not None:
+            sizes = [_array.size(F) for F in factors]
+            smallest = sizes.index(min(sizes))
+            factors[smallest] = factors[smallest] * balanced.scales[:, None, None]
         return stacks_laid_out(factors), e
 
     def _balance(self) -> tuple["Separated", int]:
@@ -266,7 +271,7 @@ class Separated(StructuredMatrix):
         """One contraction over the terms: Khatri–Rao products of the first and of the last factors, one GEMM."""
         balanced, e = self._balance()
         left, right = balanced._columns(), [balanced._weights[None, :]]
-        while len(left) > 1 and math.prod(U.shape[0] for U in left[:-1]) >= math.prod(U.shape[0] for U in right):
+        while len(left) > 1 and _rows(left[:-1]) >= _rows(right):
             right.insert(0, left.pop())
         xp = self.xp
         flat = functools.reduce(khatri_rao, left) @ xp.matrix_transpose(functools.reduce(khatri_rao, right))
@@ -279,6 +284,11 @@ class Separated(StructuredMatrix):
 
     def _detail(self) -> str:
         return "(" + " ⊗ ".join(f"{m}×{n}" for m, n in self.shapes) + f") × {self.terms} terms"
+
+
+def _rows(columns: Sequence[Array]) -> int:
+    """Of the Khatri–Rao product of these matrices."""
+    return math.prod([U.shape[0] for U in columns])
 
 
 # terms ------------------------------------------------------------------------------------------------------------------

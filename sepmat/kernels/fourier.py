@@ -48,7 +48,7 @@ class Spectrum(NamedTuple):
 
 def fast_length(n: int, real: bool) -> int:
     """The smallest length >= n with a fast transform."""
-    return int(scipy.fft.next_fast_len(n, real=real))
+    return plan.fast_length(n, real)
 
 
 def spectrum(v: Array, n: int, skew: bool = False) -> Spectrum:

@@ -6,7 +6,8 @@ the gradient of its result and of the generator, and weights w = 1/n (2/n for a 
 
     y = F⁻¹(V X)      ∂x = F⁻¹(conj(V) G)      ∂V = w Σ_rows conj(X) G
 
-so `convolve` and `correlate` are each other's derivatives, of any order.
+so `convolve` and `correlate` are each other's derivatives, of any order. Conjugates are formed, because lazy ones are lost
+inside an operator that compiled code calls.
 """
 
 import math
@@ -30,6 +31,7 @@ class _Basis:
     def __init__(self, twist: Tensor | None, n: int) -> None:
         self.twist, self.n = twist, n
         self.folded = twist is not None and n % 2 == 0
+        self.back = torch.conj_physical(twist) if self.folded else twist
 
     def forward(self, x: Tensor, at: int = 0) -> Tensor:
         """The coefficients of the rows of x, which stand from `at` on in rows of n zeros."""
@@ -50,8 +52,8 @@ class _Basis:
         if self.twist is None:
             return out.copy_(torch.fft.irfft(X, n=self.n)[:, at:stop])
         if not self.folded:
-            return out.copy_(torch.fft.irfft(X, n=self.n).mul_(self.twist)[:, at:stop])
-        z, half = torch.fft.ifft(X).mul_(self.twist.conj()), self.n // 2
+            return out.copy_(torch.fft.irfft(X, n=self.n).mul_(self.back)[:, at:stop])
+        z, half = torch.fft.ifft(X).mul_(self.back), self.n // 2
         first, last = z.real[:, at:stop], z.imag[:, max(0, at - half) : max(0, stop - half)]
         out[:, : first.shape[1]] = first
         out[:, first.shape[1] :] = last.neg_()  # out may be in half precision
@@ -124,7 +126,7 @@ def convolve_backward(
     values: Tensor, x: Tensor, g: Tensor, twist: Tensor | None, n: int, at: int, start: int
 ) -> tuple[Tensor, Tensor]:
     """(∂x, ∂values) of `convolve` together: three FFTs a row in place of four."""
-    basis, conjugate, dx, total = _Basis(twist, n), values.conj(), torch.empty_like(x), None
+    basis, conjugate, dx, total = _Basis(twist, n), torch.conj_physical(values), torch.empty_like(x), None
     for rows in _chunks(x, n):
         (part, s), (grad, t) = _near_one(x[rows]), _near_one(g[rows])
         G = basis.forward(grad, start)
@@ -158,7 +160,7 @@ def _convolve_gradients(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         dx, total = convolve_backward(values, x, g, twist, n, at, start)
     else:
         if needs_x:
-            dx = convolve(values.conj().resolve_conj(), g, twist, n, start, at, ctx.stop)
+            dx = convolve(torch.conj_physical(values), g, twist, n, start, at, ctx.stop)
         if needs_values:
             total = correlate(x, g, twist, n, at, start)
     return total, dx, None, None, None, None, None
@@ -174,7 +176,7 @@ def _correlate_gradients(ctx: Any, u: Tensor) -> tuple[Tensor | None, ...]:
     (x, g, twist), n, at, start = ctx.saved_tensors, ctx.n, ctx.at, ctx.start
     dx = dg = None
     if ctx.needs_input_grad[0]:
-        dx = convolve(u.conj().resolve_conj(), g, twist, n, start, at, at + x.shape[1])
+        dx = convolve(torch.conj_physical(u), g, twist, n, start, at, at + x.shape[1])
     if ctx.needs_input_grad[1]:
         dg = convolve(u.resolve_conj(), x, twist, n, at, start, start + g.shape[1])
     return dx, dg, None, None, None, None
@@ -216,9 +218,9 @@ def convolve_twice_backward(
         for i in range(outer.shape[0]):
             U = last.forward(first.inverse(X * inner[i], u))
             _added(d_outer[i], U, G, s, t)
-            Z = first.forward(last.inverse(G * outer[i].conj(), u))
+            Z = first.forward(last.inverse(G * torch.conj_physical(outer[i]), u))
             _added(d_inner[i], X.clone(), Z, s, t)
-            Z.mul_(inner[i].conj())
+            Z.mul_(torch.conj_physical(inner[i]))
             total = Z if total is None else total.add_(Z)
         out = first.inverse(total, dx[rows])
         if t != 1.0:
@@ -237,7 +239,7 @@ def _twice_gradients(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
     (outer, inner, x, outer_twist, inner_twist), n = ctx.saved_tensors, ctx.n
     needs_outer, needs_inner, _ = ctx.needs_input_grad[:3]
     if not (needs_outer or needs_inner):  # the transpose
-        back = inner.conj().resolve_conj(), outer.conj().resolve_conj()
+        back = torch.conj_physical(inner), torch.conj_physical(outer)
         dx = convolve_twice(*back, g, inner_twist, outer_twist, n, ctx.length)
         return None, None, dx, None, None, None, None
     if not torch.is_grad_enabled():
@@ -246,9 +248,9 @@ def _twice_gradients(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
     d_outers, d_inners, dx = [], [], None  # one after the other, each of them differentiable again
     for V, W in zip(inner, outer, strict=True):
         u = convolve(V, x, inner_twist, n, 0, 0, n)
-        z = convolve(W.conj().resolve_conj(), g, outer_twist, n, 0, 0, n)
+        z = convolve(torch.conj_physical(W), g, outer_twist, n, 0, 0, n)
         d_outers.append(correlate(u, g, outer_twist, n, 0, 0))
         d_inners.append(correlate(x, z, inner_twist, n, 0, 0))
-        part = convolve(V.conj().resolve_conj(), z, inner_twist, n, 0, 0, ctx.length)
+        part = convolve(torch.conj_physical(V), z, inner_twist, n, 0, 0, ctx.length)
         dx = part if dx is None else dx + part
     return torch.stack(d_outers), torch.stack(d_inners), dx, None, None, None, None
