@@ -485,15 +485,16 @@ def test_functional_calls_vmap_and_jvp(key):
 # what a product costs -----------------------------------------------------------------------------------------------------
 
 
-def operations(f):
-    """The names of the operations of f whose result has as many numbers as x or more, and all others."""
+def operations(f, at_least=1024 * 48, dtypes=False):
+    """The names of the operations of f whose results have so many numbers, and those of all others."""
     from torch.utils._python_dispatch import TorchDispatchMode
 
     class Count(TorchDispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
             result = func(*args, **(kwargs or {}))
             if isinstance(result, torch.Tensor) and not func.is_view:
-                (large if result.numel() >= 1024 * 48 else small).append(func.overloadpacket.__name__)
+                name = func.overloadpacket.__name__ + (f" {str(result.dtype)[6:]}" if dtypes else "")
+                (large if result.numel() >= at_least else small).append(name)
             return result
 
     large, small = [], []
@@ -554,6 +555,31 @@ def test_autocast_leaves_ffts_in_single_precision():
     assert (
         float((y.double() - exact(x.double()).detach()).abs().max() / y.abs().max()) <= 2.0**-8
     )  # one rounding, of the result
+
+
+@pytest.mark.parametrize("key", ("circulant pair", "skew_circulant", "toeplitz", "ldr 2", "block_circulant 2"))
+def test_ffts_of_half_parameters_are_in_single_precision(key):
+    """What half precision does is to round the parameters, x and the result, and nothing in between."""
+    low = update(key, dtype=torch.bfloat16)
+    x = gaussian(7, 12, dtype=torch.bfloat16)
+    wide = copy.deepcopy(low).float()
+    y, wanted = low(x).detach().float(), wide(x.float()).detach()
+    assert bool(((y - wanted).abs() <= 1.01 * 2.0**-8 * wanted.abs() + 1e-6).all())
+
+
+def test_autocast_multiplies_in_half_precision_and_leaves_doubles_alone():
+    module, x = update("lsr"), gaussian(256, 12, dtype=torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert operations(lambda: module(x), at_least=256 * 4, dtypes=True)[0] == [
+            "_to_copy bfloat16",
+            "mm bfloat16",
+            "mm bfloat16",
+        ]
+        assert (
+            copy.deepcopy(module).double()(x.double()).dtype
+            == torch.float64
+            == nn.Linear(12, 12).double()(x.double()).dtype
+        )
 
 
 def test_double_inputs_are_not_rounded():
@@ -810,7 +836,7 @@ def test_merging(key):
         apart = m(x).detach()
         m.merge()
         m.merge()  # no effect
-        assert m.merged
+        assert m.merged and not any(p.requires_grad for p in m.base.parameters())
         error = float((m(x).detach() - apart).norm() / apart.norm())
         assert error <= 2e-6, (type(m.base).__name__, error)
         m.unmerge()
