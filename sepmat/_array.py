@@ -19,13 +19,34 @@ from .errors import DTypeError
 Array = Any
 Namespace = Any
 
-is_array = compat.is_array_api_obj
-is_numpy = compat.is_numpy_array
-is_torch = compat.is_torch_array
-is_cupy = compat.is_cupy_array
-device = compat.device
 to_device = compat.to_device
-size = compat.size
+
+
+def is_numpy(x: object) -> bool:
+    return isinstance(x, (np.ndarray, np.generic))
+
+
+def is_torch(x: object) -> bool:
+    """Without the caches of array-api-compat, of which torch.compile warns."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(x, torch.Tensor)
+
+
+def is_cupy(x: object) -> bool:
+    return "cupy" in sys.modules and bool(compat.is_cupy_array(x))
+
+
+def is_array(x: object) -> bool:
+    return is_torch(x) or bool(compat.is_array_api_obj(x))
+
+
+def device(x: Array) -> Any:
+    return x.device if is_torch(x) else compat.device(x)
+
+
+def size(x: Array) -> Any:
+    """The number of entries; None where a lazy array does not know it."""
+    return math.prod(x.shape) if is_torch(x) or is_numpy(x) else compat.size(x)
 
 
 _namespaces: dict[type, Namespace] = {}
@@ -37,7 +58,7 @@ def array_namespace(*arrays: Array) -> Namespace:
     if len(kinds) == 1:  # compat looks at every array anew; a type never changes its library
         (kind,) = kinds
         if kind not in _namespaces:
-            _namespaces[kind] = compat.array_namespace(arrays[0])
+            _namespaces[kind] = _namespace_of(arrays[0])
         return _namespaces[kind]
     try:
         return compat.array_namespace(*arrays)
@@ -46,6 +67,14 @@ def array_namespace(*arrays: Array) -> Namespace:
         raise DTypeError(
             "sepmat", "arrays", f"from {names}", "arrays of one library", "Convert them explicitly"
         ) from None
+
+
+def _namespace_of(x: Array) -> Namespace:
+    if not is_torch(x):
+        return compat.array_namespace(x)
+    import array_api_compat.torch
+
+    return array_api_compat.torch
 
 
 def library(x: object) -> str:
@@ -87,6 +116,18 @@ def is_dask(x: object) -> bool:
 
 def is_complex(x: Array) -> bool:
     return bool(array_namespace(x).isdtype(x.dtype, "complex floating"))
+
+
+def complex_of(real: Array, imag: Array) -> Array:
+    """real + i imag; 1j * imag would make NaN of an infinity."""
+    xp = array_namespace(real)
+    if is_torch(real):
+        return xp.complex(real, imag)
+    if not is_numpy(real) and not is_cupy(real):  # the standard has no other way to put two parts together
+        return xp.asarray(complex_of(to_numpy(real), to_numpy(imag)), device=device(real))
+    found = xp.empty(real.shape, dtype=complex_dtype(xp, real.dtype))
+    found.real, found.imag = real, imag
+    return found
 
 
 def unit_roundoff(xp: Namespace, dtype: Any) -> float:
@@ -343,8 +384,8 @@ def ldexp(x: Array, exponent: int) -> Array:
 
 
 def exponent(x: Array) -> int:
-    """k with 2^k = power_of_two(x)."""
-    return round(math.log2(to_float(power_of_two(x))))
+    """k with 2^k = power_of_two(x); 0 where the host may not look at x."""
+    return round(math.log2(to_float(power_of_two(x)))) if readable(x) else 0
 
 
 def balanced(stacks: Sequence[Array], beyond: int | None = None) -> tuple[tuple[Array, ...], int]:

@@ -27,6 +27,7 @@ LARGEST_INDEX = 2**63 - 1
 LEAST_SQUARES, DENSE_LEAST_SQUARES = "sm.lstsq(A, b)", "numpy.linalg.lstsq(A.to_dense(), b)"
 
 _NATIVE = {np.dtype(name) for name in ("float32", "float64", "complex64", "complex128")}  # need no further look
+_TENSORS = ("float32", "float64", "complex64", "complex128", "float16", "bfloat16")
 _SCALARS = (bool, int, float, complex)
 _DIMENSIONS = {0: "a scalar (0-D)", 1: "a vector (1-D)", 2: "a matrix (2-D)", 3: "a stack of matrices (3-D)"}
 
@@ -77,8 +78,8 @@ def _raw(x: Any, where: str, name: str, like: Array | None) -> Array:
     if hasattr(x, "to_dense") and hasattr(x, "num_parameters"):
         got = f"a structured matrix, {x!r}"
         raise DTypeError(where, name, got, "an array", "Use A.to_dense() if the dense matrix is wanted")
-    if getattr(x, "is_sparse", False) is True:
-        raise DTypeError(where, name, "a sparse tensor", "a dense array", "Use .to_dense()")
+    if _array.is_torch(x):
+        _dense_tensor(x, where, name)
     if hasattr(x, "toarray") and hasattr(x, "nnz"):
         raise DTypeError(where, name, f"a sparse {type(x).__name__}", "a dense array", "Use .toarray()")
     if not _array.is_array(x) or isinstance(x, type):
@@ -106,6 +107,17 @@ def _raw(x: Any, where: str, name: str, like: Array | None) -> Array:
     if like is not None:
         same_place(where, (("the other data", like), (name, x)))
     return x
+
+
+def _dense_tensor(x: Array, where: str, name: str) -> None:
+    """A tensor of numbers in a plain layout."""
+    kinds = {"nested": x.is_nested, "quantized": x.is_quantized, "sparse": str(x.layout) != "torch.strided"}
+    for kind, found in kinds.items():
+        if found:
+            advice = "Use .dequantize()" if kind == "quantized" else "Use .to_dense()"
+            raise DTypeError(where, name, f"a {kind} tensor", "a dense array", advice)
+    if (x.is_floating_point() or x.is_complex()) and _array.dtype_name(x.dtype) not in _TENSORS:
+        raise DTypeError(where, name, f"dtype {x.dtype}", ", ".join(_TENSORS), f"Use {name}.to(torch.float32)")
 
 
 def _floating(x: Array, where: str, name: str) -> Array:
@@ -228,6 +240,9 @@ def as_arrays(values: Sequence[tuple[str, Any]], where: str, ndim: int | None) -
 
 def check_finite(x: Array, where: str, name: str) -> Array:
     """x without NaN and infinity."""
+    if _array.is_torch(x) and x.device.type == "meta":
+        advice = "Move the data to a device first"
+        raise DTypeError(where, name, "a tensor on the meta device", "a tensor that has numbers", advice)
     xp = _array.array_namespace(x)
     finite = xp.isfinite(x)
     if not (finite.all() if _array.is_numpy(x) else bool(xp.all(finite))):

@@ -159,7 +159,18 @@ class LowDisplacementRank(StructuredMatrix):
     def _apply(self, x: Array, axis: int) -> Array:
         if not self._remembers or self._plan(x.shape, axis).route == "fft":
             return self._by_fft(x, axis)
-        return self._times_dense(x, axis)
+        near, e = self._remember("near", self._near)
+        return _array.ldexp(near._times_dense(x, axis), e)
+
+    def _near(self) -> tuple["LowDisplacementRank", int]:
+        """(W, e) with self = 2^e W: where entries would leave the range, a W with entries near 1."""
+        turn = self.xp.matrix_transpose
+        (g, h), e = _array.balanced((turn(self.g), turn(self.h)), beyond=0)
+        k = _array.exponent(g) if self.terms else 0
+        if abs(2 * k + e) < 256:
+            return self, 0
+        g, h = (turn(_array.ldexp(v, -k)) for v in (g, h))
+        return self._of(g=g, h=h, corner=self.corner, transposed=self.transposed), 2 * k + e
 
     def _plan(self, shape: tuple[int, ...], axis: int) -> plan.Transform:
         """By sizes alone; a gradient needs the transforms."""

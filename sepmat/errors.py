@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 
-LONGEST = 200  # characters that a value may take in a message
+LONGEST = 240  # characters that a value may take in a message
 
 
 class SepmatError(Exception):
@@ -43,9 +43,8 @@ class SepmatError(Exception):
     """
 
     def __init__(self, where: str, argument: str, got: str, expected: str, advice: str) -> None:
-        got, expected = (" ".join(text.split()) for text in (got, expected))  # the repr of an array has lines
-        if len(got) > LONGEST:
-            got = got[: LONGEST - 1] + "…"
+        lines = (" ".join(text.split()) for text in (got, expected))  # the repr of an array has several
+        got, expected = (text if len(text) <= LONGEST else text[: LONGEST - 1] + "…" for text in lines)
         super().__init__(where, argument, got, expected, advice)
 
     def __str__(self) -> str:

@@ -64,10 +64,18 @@ class LowRank(StructuredMatrix):
         return int(self.U.shape[1])
 
     def _apply(self, x: Array, axis: int) -> Array:
+        U, V, e = self._remember("balanced", self._balanced)
         if axis == -1:
-            U, V = self._remember("by columns", lambda: (_array.by_columns(self.U), _array.by_columns(self.V)))
-            return (x @ V) @ self.xp.matrix_transpose(U)
-        return self.U @ (self.xp.matrix_transpose(self.V) @ x)
+            U, V = self._remember("by columns", lambda: (_array.by_columns(U), _array.by_columns(V)))
+            return _array.ldexp((x @ V) @ self.xp.matrix_transpose(U), e)
+        return _array.ldexp(U @ (self.xp.matrix_transpose(V) @ x), e)
+
+    def _balanced(self) -> tuple[Array, Array, int]:
+        """U and V with even exponents, column by column, and the exponent that is left."""
+        turn = self.xp.matrix_transpose
+        columns = (turn(self.U), turn(self.V))
+        (U, V), e = _array.balanced(columns)
+        return (self.U, self.V, 0) if U is columns[0] and not e else (turn(U), turn(V), e)
 
     def _transpose(self) -> StructuredMatrix:
         return LowRank._of(U=self.V, V=self.U)

@@ -177,7 +177,7 @@ class StructuredMatrix(abc.ABC):
         given, dtype = dtype, _array.as_dtype(self.xp, dtype)
         if dtype is None:
             advice = "Use float32, float64, complex64 or complex128"
-            raise DTypeError("astype", "dtype", str(given), "a floating point dtype of the library", advice)
+            raise DTypeError("astype", "dtype", repr(given), "a floating point dtype of the library", advice)
         if self._is_complex and not self.xp.isdtype(dtype, "complex floating"):
             advice = "It would drop the imaginary part; use A.map(xp.real) if that is wanted"
             raise DTypeError("astype", "dtype", f"{dtype} for a complex matrix", "a complex dtype", advice)
@@ -334,7 +334,7 @@ class StructuredMatrix(abc.ABC):
         x = _array.astype(x, dtype)
         if self._is_complex or not xp.isdtype(dtype, "complex floating"):
             return wide._apply(x, axis)
-        return wide._apply(xp.real(x), axis) + 1j * wide._apply(xp.imag(x), axis)
+        return _array.complex_of(wide._apply(xp.real(x), axis), wide._apply(xp.imag(x), axis))
 
     def matvec(self, x: Any) -> Array:
         """A x, for SciPy's solvers: x of shape (n,) or (n, 1)."""
@@ -379,7 +379,11 @@ class StructuredMatrix(abc.ABC):
     def __truediv__(self, s: Any) -> "StructuredMatrix":
         s = self._scalar(s, "A / s")
         with _array.quiet():
-            return self._scale(1.0 / s)
+            k = _array.exponent(s)
+            if abs(k) < 64:
+                return self._scale(1.0 / s)
+            near, half = _array.ldexp(s, -k), _array.ldexp(self.xp.ones_like(s), -(k // 2))  # 1 / 5e-324 is infinite
+            return self._scale(1.0 / near)._scale(half)._scale(half * 2.0 ** (k // 2 * 2 - k))
 
     def __rtruediv__(self, other: Any) -> "StructuredMatrix":
         raise DTypeError("c / A", "A", self._name(), "a number below the line", "Use c * sm.inverse(A)")
@@ -433,6 +437,8 @@ class StructuredMatrix(abc.ABC):
     def _unit_columns(self, cols: Sequence[int]) -> Array:
         """The columns `cols` of the identity."""
         xp, n = self.xp, self.shape[1]
+        size, advice = (n, len(cols)), "Read entries and blocks of its parts"
+        _check.check_bytes(size, _array.itemsize(self.dtype), _check.PRODUCT_LIMIT, "block", advice)
         j = xp.asarray(list(cols), dtype=xp.int64, device=self.device)
         i = xp.arange(n, dtype=xp.int64, device=self.device)
         return xp.astype(i[:, None] == j[None, :], self.dtype)
