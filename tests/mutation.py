@@ -300,7 +300,7 @@ def main():
     parser = argparse.ArgumentParser(description="Mutation testing of modules of the library.")
     parser.add_argument("modules", nargs="*", type=pathlib.Path, help="files of sepmat")
     parser.add_argument("--score", action="store_true", help="print the score of what was measured so far")
-    parser.add_argument("--budget", type=float, default=5.0, help="seconds of tests for each mutant (default 5)")
+    parser.add_argument("--budget", type=float, default=20.0, help="seconds of tests for each mutant (default 20)")
     parser.add_argument("--sample", type=int, help="so many mutants of a module, drawn with seed 0 (default: all)")
     parser.add_argument("--reach", type=pathlib.Path, help="file that keeps which test calls which function")
     parser.add_argument("--tests", nargs="+", default=["tests"], help="tests to choose from (default: all)")

@@ -547,3 +547,17 @@ def test_gradients(name, dtype):
         assert torch.autograd.gradcheck(lambda *arrays: f(case.make(*arrays)), arrays), function  # noqa: B023
         checked += 1
     assert checked >= 3
+
+
+def test_low_rank_says_who_refuses_and_why():
+    """The function that was called, the rank, and for 16-bit numbers the dtype to use."""
+    rng = np.random.default_rng(0)
+    A = sm.LowRank(rng.standard_normal((4, 2)), rng.standard_normal((4, 2)))
+    for name, call in (("solve", lambda: sm.solve(A, np.ones(4))), ("inverse", lambda: sm.inverse(A))):
+        with pytest.raises(sm.SingularMatrixError, match=rf"^{name}: A: .*rank 2 < 4"):
+            call()
+    torch = pytest.importorskip("torch")
+    half = sm.LowRank(*(torch.ones(4, 2, dtype=torch.float16) for _ in range(2)))
+    for name in ("norm", "svdvals"):
+        with pytest.raises(sm.DTypeError, match=rf"^{name}: A: .*float16.*float32"):
+            getattr(sm, name)(half)
