@@ -308,7 +308,7 @@ def claims(numbers: dict[str, Any]) -> dict[str, bool]:
             for m in RANK_ONE
             for i in range(1, len(AT))
         ),
-        "the published plateau of symmetric Toeplitz at ln 5 until epoch 210, unfrozen, is a start that nearly died: not seen here": (
+        "the published plateau of symmetric Toeplitz at ln 5 until epoch 210, unfrozen, is not seen here": (
             own["unfrozen"]["symmetric_toeplitz"][0] < 0.6
         ),
         f"reference runs: at least {math.ceil(0.9 * len(cells))} of {len(cells)} medians within the spread of seeds": (
