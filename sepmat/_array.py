@@ -37,7 +37,10 @@ def is_cupy(x: object) -> bool:
 
 
 def is_array(x: object) -> bool:
-    return is_torch(x) or bool(compat.is_array_api_obj(x))
+    return is_torch(x) or (not isinstance(x, _NO_ARRAYS) and bool(compat.is_array_api_obj(x)))
+
+
+_NO_ARRAYS = (type(None), bool, int, float, complex, str, tuple, list, dict)
 
 
 def device(x: Array) -> Any:
@@ -54,11 +57,13 @@ _namespaces: dict[type, Namespace] = {}
 
 def array_namespace(*arrays: Array) -> Namespace:
     """The array API namespace that all arrays share."""
+    if arrays and all(is_torch(a) for a in arrays):
+        return _torch_namespace()
     kinds = {type(a) for a in arrays}
     if len(kinds) == 1:  # compat looks at every array anew; a type never changes its library
         (kind,) = kinds
         if kind not in _namespaces:
-            _namespaces[kind] = _namespace_of(arrays[0])
+            _namespaces[kind] = compat.array_namespace(arrays[0])
         return _namespaces[kind]
     try:
         return compat.array_namespace(*arrays)
@@ -67,6 +72,12 @@ def array_namespace(*arrays: Array) -> Namespace:
         raise DTypeError(
             "sepmat", "arrays", f"from {names}", "arrays of one library", "Convert them explicitly"
         ) from None
+
+
+def _torch_namespace() -> Namespace:
+    import array_api_compat.torch
+
+    return array_api_compat.torch
 
 
 def _namespace_of(x: Array) -> Namespace:
@@ -239,7 +250,7 @@ def from_bits(host: Any, dtype: str, like: Array | None) -> Array:
 def shares_with_numpy(*tensors: Array) -> bool:
     """Whether NumPy may compute on the memory of CPU tensors: nobody differentiates, traces or vectorises the product."""
     torch = sys.modules.get("torch")
-    if torch is None:
+    if torch is None or torch.compiler.is_compiling():
         return False
     gradients = torch.is_grad_enabled()
     for t in tensors:
@@ -247,7 +258,7 @@ def shares_with_numpy(*tensors: Array) -> bool:
             return False
         if (gradients and t.requires_grad) or t.is_conj() or t.is_neg():
             return False
-    return not torch.compiler.is_compiling() and not _transformed(torch)
+    return not _transformed(torch)
 
 
 def takes_operators(*tensors: Array) -> bool:

@@ -4,7 +4,11 @@ import numpy as np
 import pytest
 from conftest import check
 
+import sepmat as sm
+
 torch = pytest.importorskip("torch")
+
+from torch._dynamo.testing import CompileCounterWithBackend  # noqa: E402
 
 from sepmat.kernels import fourier  # noqa: E402
 from sepmat.kernels.kron import kron_matmul, separated_matmul  # noqa: E402
@@ -209,3 +213,44 @@ def test_vectorised():
     batched = torch.func.vmap(f, in_dims=(None, 0))(c, torch.eye(6, dtype=c.dtype)).mT
     for J in (vectorised, batched):
         torch.testing.assert_close(J, dense)
+
+
+# --- torch.compile -----------------------------------------------------------------------------------------------------------
+
+STRUCTURES = {  # a matrix of shape (8, 6) or so from the parameters of these shapes
+    "Circulant": (lambda c: sm.Circulant(c, (8, 6)), [(8,)]),
+    "SkewCirculant": (lambda c: sm.SkewCirculant(c, (8, 6)), [(8,)]),
+    "Toeplitz": (lambda c, r: sm.Toeplitz._of(c=c, tail=r), [(8,), (5,)]),
+    "symmetric Toeplitz": (lambda c: sm.Toeplitz(c), [(6,)]),
+    "LowDisplacementRank": (lambda G, H: sm.LowDisplacementRank(G, H, (8, 6)), [(8, 2), (8, 2)]),
+    "Kronecker": (lambda A, B: sm.Kronecker(A, B), [(4, 2), (2, 3)]),
+    "Separated": (lambda A, B: sm.Separated([A, B]), [(3, 4, 2), (3, 2, 3)]),
+    "LowRank": (lambda U, V: sm.LowRank(U, V), [(8, 2), (6, 2)]),
+    "LSR": (
+        lambda A, B, C, D: sm.LowRank(sm.Separated([A, B]).to_dense(), sm.Separated([C, D]).to_dense()),
+        [(3, 4, 2), (3, 2, 1), (3, 2, 2), (3, 3, 1)],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", STRUCTURES)
+def test_compiled_in_one_graph(name):
+    """x @ A.T with A built on the way, forward and backward, without a break and once for any number of rows."""
+    build, shapes = STRUCTURES[name]
+    rng = np.random.default_rng(6)
+    parameters = [torch.nn.Parameter(normal(rng, *s)) for s in shapes]
+    torch._dynamo.reset()
+    graphs = CompileCounterWithBackend("aot_eager")
+
+    def product(x, *parameters):
+        return x @ build(*parameters).T
+
+    compiled = torch.compile(product, fullgraph=True, backend=graphs)
+    for rows in (5, 7):
+        args = (normal(rng, 2, rows, 6).requires_grad_(), *parameters)
+        torch._dynamo.mark_dynamic(args[0], 1)
+        g = normal(rng, 2, rows, 8 if name != "symmetric Toeplitz" else 6)
+        pairs = zip(forward_and_gradients(compiled, args, g), forward_and_gradients(product, args, g), strict=True)
+        for found, expected in pairs:
+            check(float((found - expected).norm()), float(expected.norm()), 100, "float64", "torch.compile")
+    assert graphs.frame_count == 1

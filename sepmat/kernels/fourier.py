@@ -270,7 +270,7 @@ def _kernel(run: Callable[..., Array], x_at: int) -> KernelTable:
     reference.__doc__ = run.__doc__
     table = KernelTable(run.__name__.lstrip("_"), reference)
     table.row("scipy", lambda *args: type(args[x_at]) is np.ndarray)(scipy_row)
-    table.row("scipy on tensors", lambda *args: _few(args[x_at]) and _array.shares_with_numpy(*_tensors(args)))(
+    table.row("scipy on tensors", lambda *args: _array.shares_with_numpy(*_tensors(args)) and _few(args[x_at]))(
         on_tensors
     )
     return table

@@ -509,7 +509,6 @@ def fft_cost(n: int, kind: str) -> float:
     return (2.5 if REAL[kind] == 4 else 1.25) * min(_passes(n), around)
 
 
-@functools.lru_cache(maxsize=4096)
 def fast_length(n: int, real: bool) -> int:
     """The smallest length >= n with a fast transform: no prime factor above 5, or 11 for complex data, as in pocketfft."""
     while True:
