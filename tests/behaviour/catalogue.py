@@ -9,6 +9,7 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
+import scipy.sparse
 from conftest import host
 
 import sepmat as sm
@@ -161,6 +162,8 @@ REFUSALS: list[tuple[Any, ...]] = [
     (36, lambda a: sm.Dense(np.ma.masked_array(S3, np.eye(3) > 0)), TypeError, "A", "3 entries are masked", "filled"),
     (36, lambda a: sm.Circulant(np.ma.masked_array([1.0, 2.0])), TypeError, "c", "0 entries are masked", "filled"),
     (36, lambda a: sm.Circulant([1.0, 2.0]) @ np.ma.masked_array([1.0, 2.0]), TypeError, "x", "masked", "filled"),
+    *((37, lambda a, f=f: f(scipy.sparse.csr_array(np.eye(3))), TypeError, "factors|A|x|M", "sparse", r"\.toarray\(\)") for f in (
+        sm.Dense, lambda s: sm.Kronecker(S3, s), lambda s: sm.Dense(S3) @ s, lambda s: sm.nearest_low_rank(s, 1))),
     (38, lambda a: sm.Dense(np.array([[2**53 + 1]])), ValueError, r"A\[0, 0\]", "9007199254740993 is not exact", "yourself"),
     (38, lambda a: sm.Circulant([1.0, 2.0]) @ np.array([0, 2**62 + 1]), ValueError, r"x\[1\]", "4611686018427387905", "."),
     (39, lambda a: sm.Dense(S3.astype(np.float16)), TypeError, "A", "float16", r"astype\('float32'\)"),
