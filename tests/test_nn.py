@@ -514,6 +514,25 @@ def test_nothing_superfluous(name):
     assert small.count("mm") == {"lora": 1, "lsr": 3, "kadaptation": 1, "dense": 0}[name], small
 
 
+@pytest.mark.slow  # traces three products, forward and backward; the other structures are test_torch_kernels' and test_peft's
+@pytest.mark.filterwarnings("ignore")  # torch's own, about what it traces
+def test_one_graph():
+    """torch.compile(fullgraph=True): forward and backward, under autocast, another batch that wants no gradient."""
+    torch._dynamo.reset()
+    module = snn.AdaptedLinear(nn.Linear(48, 32), snn.StructuredUpdate(48, 32, "lsr", alpha=0.5))
+    module.update.reset_parameters(torch.Generator().manual_seed(0), zero=False)
+    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+    x = gaussian(7, 48, dtype=torch.float32).requires_grad_()
+
+    def run(f):
+        found = torch.autograd.grad(f(x).square().sum(), [x, *module.update.parameters()])
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            half = f(x.detach())
+        return [f(x).detach(), half, f(gaussian(11, 48, dtype=torch.float32)), *found]
+
+    torch.testing.assert_close(run(compiled), run(module))
+
+
 # precision ----------------------------------------------------------------------------------------------------------------
 
 
