@@ -237,7 +237,7 @@ def state() -> Any:
 
 @contextlib.contextmanager
 def patience(seconds: int) -> Iterator[None]:
-    """Raise Hang in the main thread after so many seconds; 0: wait for ever."""
+    """Raise Hang in the main thread after so many seconds of its processor's time, however busy the machine is; 0: never."""
     if not seconds:
         yield
         return
@@ -245,13 +245,13 @@ def patience(seconds: int) -> Iterator[None]:
     def ring(*_: Any) -> None:
         raise Hang
 
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.alarm(seconds)
+    before = signal.signal(signal.SIGPROF, ring)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
         yield
     finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
 
 
 def run(case: Case, backend: str, seconds: int = 0, errstate: str = "warn") -> Outcome:
