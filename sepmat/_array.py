@@ -37,10 +37,10 @@ def is_cupy(x: object) -> bool:
 
 
 def is_array(x: object) -> bool:
-    return is_torch(x) or (not isinstance(x, _NO_ARRAYS) and bool(compat.is_array_api_obj(x)))
+    return is_torch(x) or (type(x) not in _NO_ARRAYS and bool(compat.is_array_api_obj(x)))
 
 
-_NO_ARRAYS = (type(None), bool, int, float, complex, str, tuple, list, dict)
+_NO_ARRAYS = (type(None), bool, int, float, complex, str, tuple, list, dict)  # numpy.float64 is a float, and an array
 
 
 def device(x: Array) -> Any:

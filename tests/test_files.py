@@ -95,6 +95,13 @@ def test_a_fit_comes_back(path, rng):
     assert found.condition_number == float("inf") and found.relative_error == 0.5 and found.optimal is True
 
 
+def test_scales_that_are_numpy_scalars(path):
+    A = 3.0 * (2.0 * sm.Identity(3))
+    assert isinstance(A.scale, np.generic) and A.num_parameters == 1 and A.map(lambda a: a * 0).scale == 0
+    sm.save(A, path)
+    assert same(sm.load(path), A)
+
+
 def test_lazy_and_nested(path, rng):
     r = rng.standard_normal
     W = sm.LowDisplacementRank(r((5, 2)), r((5, 2)), (3, 5))
