@@ -286,10 +286,11 @@ def score():
     for module, found in record.items():
         judged = [known.get((module, s), "") for s in found["survivors"]]
         same = sum(reason.startswith("equivalent") for reason in judged)
+        since = sum(reason.startswith("killed since") for reason in judged)
         open_ += judged.count("")
-        row = found["tried"], found["killed"], same
+        row = found["tried"], found["killed"] + since, same
         total = [a + b for a, b in zip(total, row, strict=True)]
-        lines.append((module, found["mutants"], *row, f"{found['killed'] / max(1, found['tried'] - same):.1%}"))
+        lines.append((module, found["mutants"], *row, f"{row[1] / max(1, row[0] - same):.1%}"))
     lines.append(
         ("all", sum(f["mutants"] for f in record.values()), *total, f"{total[1] / max(1, total[0] - total[2]):.1%}")
     )

@@ -561,3 +561,20 @@ def test_low_rank_says_who_refuses_and_why():
     for name in ("norm", "svdvals"):
         with pytest.raises(sm.DTypeError, match=rf"^{name}: A: .*float16.*float32"):
             getattr(sm, name)(half)
+
+
+def test_kronecker_products_of_extreme_factors_and_of_lists():
+    """Exponents that only cancel in the product; nested lists as factors; a diagonal too large to store names itself."""
+    factors = [1e200 * np.eye(2), 1e200 * np.eye(3), 1e-300 * np.eye(2)]
+    K = sm.Kronecker(*factors)
+    assert float(sm.trace(K)) == pytest.approx(12e100, rel=1e-14)
+    np.testing.assert_allclose(sm.diagonal(K), 1e100, rtol=1e-14)
+    wide, tall = np.arange(1.0, 7).reshape(2, 3), np.arange(2.0, 8).reshape(3, 2)
+    K = sm.Kronecker(1e200 * wide, 1e200 * tall, 1e-300 * np.eye(2))
+    expected = np.diagonal(np.kron(np.kron(wide, tall), np.eye(2))) * 1e100
+    np.testing.assert_allclose(sm.diagonal(K), expected, rtol=1e-14)
+    np.testing.assert_array_equal(sm.Kronecker([[1, 2], [3, 4]]).to_dense(), [[1, 2], [3, 4]])
+    K = sm.Kronecker([[1, 2], [3, 4]], ((0.5,), (2.0,)))
+    np.testing.assert_array_equal(K.to_dense(), np.kron([[1, 2], [3, 4]], [[0.5], [2.0]]))
+    with pytest.raises(sm.SizeLimitError, match=r"^diagonal: "):
+        sm.diagonal(sm.Kronecker(*[np.eye(1000)] * 4))
