@@ -657,7 +657,7 @@ def test_modules_to_save(method, tmp_path):
         assert difference(output(model.merge_and_unload()), y) <= MERGE
 
 
-@operation('bias "none", "all", "<method>_only"')
+@operation('bias "none", "all", "surm_only" and so on')
 def test_bias(method, tmp_path):
     if Version(peft.__version__) < Version("0.21"):
         with pytest.raises(UnsupportedError, match=r"bias: 'all', which PEFT 0\.20 would not save"):
