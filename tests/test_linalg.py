@@ -578,3 +578,10 @@ def test_kronecker_products_of_extreme_factors_and_of_lists():
     np.testing.assert_array_equal(K.to_dense(), np.kron([[1, 2], [3, 4]], [[0.5], [2.0]]))
     with pytest.raises(sm.SizeLimitError, match=r"^diagonal: "):
         sm.diagonal(sm.Kronecker(*[np.eye(1000)] * 4))
+
+
+def test_dense_and_diagonal_say_who_refuses():
+    with pytest.raises(sm.ShapeError, match=r"^Diagonal: d: shape \(2, 2\)"):
+        sm.Diagonal(np.eye(2))
+    with pytest.raises(sm.SingularMatrixError, match=r"^inverse: A \(dense 2×2\): "):
+        sm.inverse(sm.Dense(np.ones((2, 2))))
