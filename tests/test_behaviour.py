@@ -205,3 +205,21 @@ def test_the_same_bits_in_every_process():
         )
     )
     assert len(first) > 400 and first == second
+
+
+def test_the_record():
+    """What figures/behaviour.json says, and the page quotes."""
+    numbers = json.loads((ROOT / "figures" / "behaviour.json").read_text(encoding="utf-8"))["numbers"]
+    page = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+    for backend in ("numpy", "array_api_strict", "torch"):
+        found = numbers[backend]
+        assert (
+            found["handled, %"]
+            == found["handled of our own, %"]
+            == found["same bits in every process"]["same, %"]
+            == 100
+        )
+        assert found["silently wrong"] == found["warnings leaked"] == found["messages that lack a part"] == 0
+        assert found["cases"] - found["of these our own"] >= 184 and found["of these our own"] >= 100
+        assert f"{found['cases']:,}" in page
+    assert numbers["arguments"]["handled, %"] == 100 and f"{numbers['arguments']['calls']:,}" in page
