@@ -222,8 +222,19 @@ class StructuredMatrix(abc.ABC):
 
     @property
     def _remembers(self) -> bool:
-        """Whether _remember keeps anything: not where gradients are asked for."""
+        """Whether _remember keeps anything that is of use again: not where gradients are asked for, nor `_once`."""
+        if "_transient" in self.__dict__:
+            return False
         return len(self._tensors) == 0 or _array.versions(self._tensors) is not None
+
+    def _once(self) -> "StructuredMatrix":
+        """This matrix, made for a single product: its plan makes nothing, such as a dense form, that pays later."""
+        self.__dict__["_transient"] = True
+        for value in self._fields().values():
+            for part in value if isinstance(value, tuple) else (value,):
+                if isinstance(part, StructuredMatrix):
+                    part._once()
+        return self
 
     def _dense_transpose(self) -> Array:
         """The dense transpose, whose rows meet a batch of rows without a turn."""

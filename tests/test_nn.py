@@ -176,6 +176,16 @@ def test_values_without_gradients(key, mode):
             check(host(y) - host(x) @ o.D.T, np.abs(host(x)) @ o.E.T, 1.02, "float64", f"nn {key}")
 
 
+@pytest.mark.parametrize("key", STRUCTURES)
+def test_a_frozen_update_takes_the_route_of_one_that_trains(key):
+    """At the size where a matrix that stays would get a dense form: one that is built anew each time does not pay for it."""
+    u, x = update(key, (720, 720)).to(torch.float32), gaussian(40, 720, dtype=torch.float32)
+    with torch.no_grad():
+        trained = u(x)
+        u.requires_grad_(False)
+        assert torch.equal(u(x), trained)
+
+
 @ALL
 def test_the_scale_is_part_of_the_update(key):
     module = update(key, dtype=torch.float64, alpha=-3.0)

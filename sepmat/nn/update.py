@@ -88,7 +88,7 @@ class _Structured(nn.Module):
                 dtype, W = result, W.map(lambda a: a.to(result))
             if not (self.parametrisation.transforms and x.dtype.itemsize == 2 and not W._remembers):
                 x = x.to(dtype)  # else the transforms widen it, a few rows at a time
-            return W._apply(x, -1).to(result)
+            return W._once()._apply(x, -1).to(result)
 
     def to_dense(self) -> Tensor:
         """The dense matrix (out, in) as a new tensor. Raises SizeLimitError above 1 GiB."""
