@@ -86,7 +86,10 @@ def points(difference: dict[str, Any]) -> str:
 def tables(numbers: dict[str, Any]) -> str:
     """How far the plan is, and a table for each task."""
     runs = numbers["runs"]
-    parts = [f"{runs['done']} of the {runs['planned']} runs of the plan are in. The sentences: `{_tasks.DOWNLOAD}`"]
+    parts = [
+        f"{runs['done']} of the {runs['planned']} runs of the plan are in; their training took "
+        f"{runs['seconds'] / 60:.0f} minutes of one core. The sentences: `{_tasks.DOWNLOAD}`"
+    ]
     for task in numbers["tasks"]:
         chance = f"{percent(task['majority'])} for the most frequent class"
         sizes = (

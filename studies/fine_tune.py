@@ -31,7 +31,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "descriptions": SHARED | {"train": 32, "validation": 8, "test": 32, "length": 8, "epochs": 1, "layers": 1},
             "digits": SHARED | {"train": 32, "validation": 8, "test": 32, "pixels": 28, "epochs": 1, "layers": 1},
         },
-        "tuners": ("lora_8", "lsr_16", "circulant"),
+        "tuners": ("lora_8", "circulant"),
         "seeds": 2,
         "rates": 1,
         "rates of": {},
