@@ -106,7 +106,7 @@ def test_a_study_is_a_command_too(tmp_path):
 def test_unknown_name(capsys):
     assert _study.main(["no_such_study"]) == 2
     error = capsys.readouterr().err
-    assert error.count("\n") == 1 and "unknown study 'no_such_study'; choose from approximate_psd" in error
+    assert error.count("\n") == 1 and "unknown study 'no_such_study'; choose from accuracy" in error
 
 
 def test_unknown_option():
