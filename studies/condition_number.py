@@ -277,9 +277,10 @@ def claims(numbers: dict[str, Any]) -> dict[str, bool]:
         k >= 0.9 * cap for name, cap, k, _ in border_fits if name.startswith("w") and cap >= 3
     )
     digits = [(row[name]["lost"], row["kappa"] * u) for row in numbers["evaluated"] for name, u in PRECISIONS.items()]
-    out["A x loses what κ foretells: its relative error is κ u to a factor of 2, in float32 and float64"] = all(
-        0.5 * bound <= lost <= 2 * bound for lost, bound in digits
-    )
+    # beyond κ u = 1 no digit is left, and what the error is depends on the BLAS
+    out[
+        "A x loses what κ foretells: its relative error is κ u to a factor of 2 up to κ u = 1, in float32 and float64"
+    ] = all(0.5 * bound <= lost <= 2 * bound for lost, bound in digits if bound <= 1)
     best = {name: min(row[name]["total"] for row in numbers["evaluated"]) for name in PRECISIONS}
     if numbers["timed"]:
         out["the difference comes within √u to 3 √u of W₃ and no nearer, in float32 and float64: half the digits"] = (
