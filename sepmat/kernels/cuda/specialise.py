@@ -1,0 +1,242 @@
+"""One compiled form of kron.cuh: which sides, how many modes in registers, which threads, where in shared memory.
+
+Pure arithmetic of sizes; nothing here knows an array library or a device. `specialise` chooses, `Specialisation` holds the
+choice and says what the compiler and the launcher need.
+
+A *tile* is what one block works on: `rows` slices of x, all Π n_i entries of the modes, `inner` trailing entries. It lies in
+shared memory as (rows, n_1, …, n_k, inner), entry i at i + i // 64. A *stage* applies the matrices of a run of adjacent
+modes: a thread takes Π n_i entries along these modes into registers, and writes Π m_i back. Stages run from the last modes to the
+first; one whose Π n_i = Π m_i works in place, others go to a second buffer. The last one writes to y directly where that is coalesced.
+"""
+
+import itertools
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+SIDES = 32  # the largest m_i, n_i: a mode is unrolled, and 64 × 64 does not fit in registers
+SHARED_LIMIT = 232_448  # bytes of shared memory a block may have, compute capability 9.0 and 10.0
+PAD = 64  # a hole after so many entries keeps the threads of a warp in different banks
+KINDS = {"one": (False, False), "sum": (True, True), "spread": (True, False), "gather": (False, True)}  # keep, add
+C_TYPES = {"float32": "float", "float64": "double"}
+SOURCE = Path(__file__).with_name("kron.cuh")
+
+ARGUMENTS = (
+    ("x", "pointer"),
+    ("factors", "pointer"),
+    ("y", "pointer"),
+    ("outer", "int64"),
+    ("inner", "int64"),
+    ("terms", "int64"),
+    ("x_outer", "int64"),
+    ("x_term", "int64"),
+    ("y_outer", "int64"),
+    ("y_term", "int64"),
+    ("transposed", "int64"),
+)
+"""The arguments of every kernel, in order.
+
+x         (outer, Π n_i, inner), the last two axes contiguous; x_outer entries from one slice to the next
+factors   (terms, Σ m_i n_i) contiguous: for each term F_1, …, F_k after each other, each row by row
+y         (outer, Π m_i, inner), likewise; must not overlap x
+terms     of kind "one": 1. x_term, y_term: entries from the x (the y) of one term to that of the next where there are many
+          "sum"     y = Σ_l (F_1l ⊗ … ⊗ F_kl) x       one x, read once    (x_term, y_term ignored)
+          "spread"  y_l = (F_1l ⊗ … ⊗ F_kl) x         one x, read once    (x_term ignored)
+          "gather"  y = Σ_l (F_1l ⊗ … ⊗ F_kl) x_l     many x              (y_term ignored)
+transposed  1: each factor is stored as its transpose, (n_i, m_i): the same array then serves the backward, with swapped shapes
+
+Pointers are of the type of the specialisation, all else is a signed 64-bit integer. Block (threads,), dynamic shared memory
+shared_bytes, any one-dimensional grid: blocks take tiles(outer, inner) tiles in turn.
+"""
+
+
+@dataclass(frozen=True)
+class Specialisation:
+    """y[o, :, i] = (F_1 ⊗ … ⊗ F_k) x[o, :, i] for one pass over adjacent modes, or a sum of such, compiled for fixed sides.
+
+    dtype   "float32" or "float64"
+    shapes  ((m_1, n_1), …, (m_k, n_k)), the modes of the pass
+    inner   trailing entries of a tile; 1 needs the argument inner = 1
+    rows    slices of x in a tile
+    kind    "one", "sum", "spread" or "gather" (see ARGUMENTS)
+    groups  modes of each stage, from the last modes to the first
+    values  entries that a thread holds at once
+    threads of a block
+    held    terms whose factors stay in shared memory: read once a block if terms <= held, else once a tile
+    """
+
+    dtype: str
+    shapes: tuple[tuple[int, int], ...]
+    inner: int
+    rows: int
+    kind: str
+    groups: tuple[int, ...]
+    values: int
+    threads: int
+    held: int = 1
+
+    @property
+    def group(self) -> int:
+        """G, the most adjacent modes that meet in registers."""
+        return max(self.groups)
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of an entry."""
+        return 4 if self.dtype == "float32" else 8
+
+    @cached_property
+    def sizes(self) -> tuple[int, ...]:
+        """Entries of the tile before the first stage and after each of them."""
+        n, m = ([shape[k] for shape in self.shapes] for k in (1, 0))
+        cuts = [len(n) - done for done in (0, *itertools.accumulate(self.groups))]
+        return tuple(self.rows * self.inner * math.prod(n[:cut]) * math.prod(m[cut:]) for cut in cuts)
+
+    @property
+    def direct(self) -> bool:
+        """Whether the last stage writes to y itself: neighbouring threads write 64 bytes or more side by side."""
+        side = math.prod(m for m, _ in self.shapes[: self.groups[-1]])
+        return self.sizes[-1] // self.rows // side * self.itemsize >= 64
+
+    @property
+    def in_place(self) -> bool:
+        """Whether one buffer is enough: no stage changes the size of the tile, and x is not needed twice."""
+        return max(self._buffers) == 0
+
+    @cached_property
+    def _buffers(self) -> tuple[int, ...]:
+        """The buffer of x and that of the result of each stage, -1: y itself."""
+        keep, add = KINDS[self.kind]
+        place = [0]
+        for before, after in itertools.pairwise(self.sizes):
+            here = place[-1]
+            stays = before == after and not (keep and len(place) == 1)
+            place.append(here if stays else (2 if here == 1 else 1) if keep else 1 - here)
+        if add:
+            place[-1] = 0  # the sum is in registers until nobody reads a buffer any more
+        if self.direct:
+            place[-1] = -1
+        return tuple(place)
+
+    @cached_property
+    def _layout(self) -> tuple[tuple[int, ...], int]:
+        """Where each intermediate begins in shared memory, -1: in y, and how many entries there are in all."""
+        room: dict[int, int] = {}
+        for buffer, size in zip(self._buffers, self.sizes, strict=True):
+            if buffer >= 0:
+                room[buffer] = max(room.get(buffer, 0), size + size // PAD + 1)
+        total, start = self.held * self.slot, {-1: -1}
+        for buffer in sorted(room):
+            start[buffer] = total
+            total += room[buffer]
+        return tuple(start[buffer] for buffer in self._buffers), total
+
+    @property
+    def slot(self) -> int:
+        """Entries between the factors of one term and the next in shared memory: Σ m_i n_i, up to a multiple of 4."""
+        return -(-sum(m * n for m, n in self.shapes) // 4) * 4
+
+    @property
+    def shared_bytes(self) -> int:
+        """Dynamic shared memory of a block."""
+        return self._layout[1] * self.itemsize
+
+    @property
+    def entry(self) -> str:
+        """The C name of the kernel."""
+        modes = "_".join(f"{m}x{n}" for m, n in self.shapes)
+        stages = "".join(map(str, self.groups))
+        tile = f"i{self.inner}_r{self.rows}_g{stages}_v{self.values}_t{self.threads}_h{self.held}"
+        return f"kron_{self.kind}_f{8 * self.itemsize}_{modes}_{tile}"
+
+    @property
+    def defines(self) -> dict[str, str]:
+        """The macros that kron.cuh reads."""
+        keep, add = KINDS[self.kind]
+        return {
+            "KRON_ENTRY": self.entry,
+            "KRON_REAL": C_TYPES[self.dtype],
+            "KRON_M": ",".join(str(m) for m, _ in self.shapes),
+            "KRON_N": ",".join(str(n) for _, n in self.shapes),
+            "KRON_GROUPS": ",".join(map(str, self.groups)),
+            "KRON_PLACES": ",".join(map(str, self._layout[0])),
+            "KRON_INNER": str(self.inner),
+            "KRON_ROWS": str(self.rows),
+            "KRON_VALUES": str(self.values),
+            "KRON_THREADS": str(self.threads),
+            "KRON_HELD": str(self.held),
+            "KRON_SLOT": str(self.slot),
+            "KRON_KEEP": str(int(keep)),
+            "KRON_ADD": str(int(add)),
+        }
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """The macros as options of the compiler."""
+        return ("-std=c++17", *(f"-D{name}={value}" for name, value in self.defines.items()))
+
+    def code(self) -> str:
+        """The source, complete: kron.cuh includes nothing."""
+        return SOURCE.read_text(encoding="utf-8")
+
+    def tiles(self, outer: int, inner: int) -> int:
+        """How many tiles x (outer, Π n_i, inner) has: more blocks have nothing to do."""
+        return -(-outer // self.rows) * -(-inner // self.inner)
+
+
+def specialise(
+    shapes: tuple[tuple[int, int], ...], dtype: str, *, inner: int = 1, terms: int = 1, kind: str | None = None
+) -> Specialisation | None:
+    """The kernel for one pass over adjacent modes of the given shapes (m_i, n_i), or None where there is none.
+
+    inner: trailing entries of x, contiguous, that the pass leaves alone. terms, kind: how many products and what becomes of
+    them (ARGUMENTS); by default "one" for one term, else "sum". None: a side above 32 or below 1, another dtype, no modes, or a
+    tile that does not fit in shared memory (take fewer modes a pass).
+    """
+    kind = kind or ("one" if terms == 1 else "sum")
+    if dtype not in C_TYPES or not shapes or not all(1 <= side <= SIDES for shape in shapes for side in shape):
+        return None
+    for width in _widths(inner):
+        spec = _choice(tuple((m, n) for m, n in shapes), dtype, width, terms, kind)
+        if spec.shared_bytes <= SHARED_LIMIT:
+            return spec
+    return None
+
+
+def _widths(inner: int) -> list[int]:
+    """Trailing entries of a tile, best first: all up to 64; else 64, 32 or 16, whichever leaves the fewest idle."""
+    if inner <= 16:
+        return [inner]
+    whole = [inner] if inner <= 64 else []
+    return whole + sorted({64, 32, 16} - {w for w in (64, 32) if w > inner}, key=lambda w: (-(-inner // w) * w, -w))
+
+
+def _choice(shapes: tuple[tuple[int, int], ...], dtype: str, inner: int, terms: int, kind: str) -> Specialisation:
+    """How many modes in registers, rows in a tile, and threads."""
+    add = KINDS[kind][1]
+    values = (64 if dtype == "float32" else 32) // (2 if add else 1)
+    groups = _groups(shapes, values)
+    size = inner * max(math.prod(m for m, _ in shapes), math.prod(n for _, n in shapes))
+    rows = max(1, 2048 // size)
+    threads = min(256, max(32, -(-rows * size // values // 32) * 32))
+    held = terms if terms * sum(m * n for m, n in shapes) <= 4096 else 1
+    return Specialisation(dtype, shapes, inner, rows, kind, groups, values, threads, held)
+
+
+def _groups(shapes: tuple[tuple[int, int], ...], values: int) -> tuple[int, ...]:
+    """Adjacent modes that meet in registers, from the last: as many as `values` entries allow."""
+    groups: list[int] = []
+    widest = values + 1  # entries of the stage that grows
+    for m, n in reversed(shapes):
+        if widest * max(m, n) <= values:
+            groups[-1] += 1
+            widest *= max(m, n)
+        else:
+            groups.append(1)
+            widest = max(m, n)
+    return tuple(groups)
+
+
+SHIPPED: tuple[Specialisation, ...] = ()
+"""The specialisations that are compiled and held to a budget before each change lands."""
