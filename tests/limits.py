@@ -1,14 +1,15 @@
 """The one table of limits: the bounds B1 to B26 of the library and the identities 1 to 40 of the subject.
 
-Every limit has two: `hard`, a theorem (a violation is a bug), and `alarm`, a share of it (a violation is a regression).
-Identities: hard is ten times the largest constant c that many random trials have shown, in units of eps = 2u; the alarm is
+Every limit has two: `hard`, a theorem (a violation is a bug), and `alarm`, a share of it, some two to three times what any
+run had shown (a violation is a regression to look at). Below 8 numbers single roundings count, and there the alarms of FROM_8 are silent. Identities: hard is ten times the largest constant c that many random trials have shown, in units of eps = 2u; the alarm is
 half of that. c = 0 stands for equality bit for bit, or of integers.
 """
 
+import math
 import re
 from dataclasses import dataclass
 
-from sepmat._bounds import BOUNDS
+from sepmat._bounds import BOUNDS, componentwise
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ IDENTITIES = {
 }
 
 LIMITS = BOUNDS | IDENTITIES
+FROM_8 = {"B1", "B2", "B3", "B4", "B5", "B6", "B9", "B10", "B12", "B13", "B14"}  # n or K, their size
 
 
 def alarms():
@@ -87,5 +89,21 @@ def alarms():
 
 def find(name):
     """The limit of a named check: the longest key that the name begins with; None for names of other kinds."""
-    keys = [key for key in LIMITS if re.match(re.escape(key) + r"\b", name)]
-    return LIMITS[max(keys, key=len)] if keys else None
+    key = _key(name)
+    return LIMITS[key] if key else None
+
+
+def alarm(name, limit, dtype):
+    """The share of its limit above which a named check is an alarm; infinity where it has none."""
+    key = _key(name)
+    if key is None:
+        return math.inf
+    if key in FROM_8:
+        sizes = (8, dtype) if BOUNDS[key].hard is componentwise else (8,)
+        if limit < BOUNDS[key](*sizes):
+            return math.inf
+    return LIMITS[key].alarm
+
+
+def _key(name):
+    return max((key for key in LIMITS if re.match(re.escape(key) + r"\b", name)), key=len, default=None)

@@ -10,7 +10,10 @@ import conftest
 import limits
 import numpy as np
 import pytest
+import volume
 from conftest import check, equal, ratio
+
+from sepmat._bounds import BOUNDS
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -50,6 +53,7 @@ def test_names_find_their_limit():
 def clean(monkeypatch):
     monkeypatch.setattr(conftest, "worst", {})
     monkeypatch.setattr(conftest, "tally", {})
+    monkeypatch.setattr(conftest, "counted", None)
 
 
 U = 2.0**-53
@@ -69,13 +73,49 @@ def test_the_assertion_bites(clean):
     for error in (math.nan, 11 * U):
         with pytest.raises(AssertionError, match="ratio"):
             check(error, 1.0, 10, "float64", "B12")
-    with pytest.raises(AssertionError, match="alarm"):
-        check(9 * U, 1.0, 10, "float64", "B12")
+    with pytest.raises(conftest.Alarm, match="alarm"):
+        check(65 * U, 1.0, 66, "float64", "B12")
     for pair in ((np.array([1.0]), np.array([2.0])), (np.array([math.nan]), np.array([math.nan])), ([1], [2])):
         with pytest.raises(AssertionError, match="id 5"):
             equal(*pair, "id 5")
     assert conftest.worst["B12"] == math.inf and conftest.worst["id 5"] == math.inf
     assert conftest.tally == {"B12": 3, "id 5": 3}
+
+
+def test_alarms_begin_at_eight_numbers(clean):
+    """(20 log₂ n + 6) is 66 at n = 8, γ_K is 8 at K = 8 and √2 γ_2K 22.6; identities and other bounds always have theirs."""
+    for name, limit, dtype in (("B12", 66, "float64"), ("B3", 8.001, "float64"), ("B4", 22.7, "complex128")):
+        below = BOUNDS[name](*((7, dtype) if name != "B12" else (7,)))
+        check(0.99 * below * U, 1.0, below, dtype, name)
+        with pytest.raises(conftest.Alarm):
+            check(0.99 * limit * U, 1.0, limit, dtype, name)
+    for name in ("B15 solve", "id 1"):
+        with pytest.raises(conftest.Alarm):
+            check(0.99 * U, 1.0, 1.0, "float64", name)
+    check(0.99 * U, 1.0, 1.0, "float64", "a name of no table")
+
+
+def test_the_random_loop_counts_alarms_and_fails_on_bounds(clean, monkeypatch, capsys):
+    """A law with an error of 0.9 of its bound, one above it, one that goes on after an alarm: what the loop makes of them."""
+
+    def law(share):
+        def planted(b):
+            for _ in range(2):
+                check(share * 66 * U, 1.0, 66, "float64", "B12 planted")
+
+        return planted
+
+    for share, alarms, failures in ((0.1, 0, 0), (0.9, 2, 0), (1.1, 0, 1), (math.nan, 0, 1)):
+        monkeypatch.setattr(volume, "LAWS", [law(share)])
+        monkeypatch.setattr(volume, "solves", lambda b: None)
+        assert volume.main(["--seed", "1", "--first", "5", "--cases", "1"]) == (1 if failures else 0)
+        text = capsys.readouterr().out
+        assert f"failures {failures}, alarms {alarms}" in text
+        again = "python tests/volume.py --seed 1 --first 5 --cases 1 --backend numpy"
+        assert (again in text) == bool(alarms or failures)
+        assert ("0.9 of the bound" in text) == bool(alarms)
+        with pytest.raises(conftest.Alarm):  # outside the loop it is an error again
+            check(65 * U, 1.0, 66, "float64", "B12")
 
 
 def test_the_record_is_whole():

@@ -4,8 +4,9 @@
     python tests/volume.py --checks 6000000          as many numerical checks as that
     python tests/volume.py --seed 7 --first 123 --cases 1       one case again
 
-A check is one inequality error <= limit · scale · u on an array, or one comparison bit for bit. A failure prints the line
-that repeats it, and the loop goes on; the exit status is 1 if anything failed or nothing was checked.
+A check is one inequality error <= limit · scale · u on an array, or one comparison bit for bit. A failure and an alarm print
+the line that repeats it, and the loop goes on. Alarms are counted: new draws go beyond what any run had shown sooner or
+later, and only the limit is a theorem. The exit status is 1 if anything failed or nothing was checked.
 """
 
 import argparse
@@ -74,19 +75,24 @@ def one(seed, k, backend):
 
 def run(seed, seconds=math.inf, checks=math.inf, cases=math.inf, first=0, backend="numpy"):
     """Go on until one of the three is reached; what was done, as a record."""
-    start, k, failures = time.perf_counter(), first, []
+    start, k, failures, alarming = time.perf_counter(), first, [], 0
     before = sum(conftest.tally.values())
 
     def done():
         return sum(conftest.tally.values()) - before
 
     while k - first < cases and done() < checks and time.perf_counter() - start < seconds:
-        try:
-            one(seed, k, backend)
-        except Exception as error:  # noqa: BLE001  the finding
-            failures.append(f"python tests/volume.py --seed {seed} --first {k} --cases 1 --backend {backend}")
-            traceback.print_exception(error, limit=-3)
-            print(failures[-1], flush=True)
+        again = f"python tests/volume.py --seed {seed} --first {k} --cases 1 --backend {backend}"
+        with conftest.counting_alarms() as alarms:
+            try:
+                one(seed, k, backend)
+            except Exception as error:  # noqa: BLE001  the finding
+                failures.append(again)
+                traceback.print_exception(error, limit=-3)
+                print(again, flush=True)
+        for message in dict.fromkeys(alarms):
+            print(f"{message}\n{again}", flush=True)
+        alarming += len(alarms)
         k += 1
     passed = time.perf_counter() - start
     found = {
@@ -95,6 +101,7 @@ def run(seed, seconds=math.inf, checks=math.inf, cases=math.inf, first=0, backen
         "cases": k - first,
         "checks": done(),
         "failures": len(failures),
+        "alarms": alarming,
         "seconds": round(passed, 1),
         "checks per second": round(done() / max(passed, 1e-9)),
         "worst error / bound": float(f"{max(conftest.worst.values(), default=0.0):.3g}"),
