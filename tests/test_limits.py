@@ -126,3 +126,15 @@ def test_the_record_is_whole():
     found = {key for name in worst for key in re.findall(r"\b(B\d+|id \d+)", name)}
     assert needed <= found, f"not recorded: {sorted(needed - found)}"
     assert all(0 <= value <= 1 for value in worst.values())
+
+
+def test_the_record_of_the_random_loop(clean, tmp_path):
+    """One entry for each library, the last run of it, and the sums over them."""
+    file = tmp_path / "volume.json"
+    for backend, cases in (("numpy", 2), ("array_api_strict", 1), ("numpy", 1)):
+        assert volume.main(["--seed", "3", "--cases", str(cases), "--backend", backend, "--json", str(file)]) == 0
+    found = json.loads(file.read_text())
+    runs = found.pop("runs")
+    assert list(runs) == ["array_api_strict", "numpy"] and found["cases"] == 2 and found["failures"] == 0
+    assert found["checks"] == sum(run["checks"] for run in runs.values()) > 0
+    assert all(run["made"]["versions"]["numpy"] == np.__version__ for run in runs.values())

@@ -3,6 +3,7 @@
     python tests/volume.py --seconds 60              as long as that; the seed is printed (default: the date)
     python tests/volume.py --checks 6000000          as many numerical checks as that
     python tests/volume.py --seed 7 --first 123 --cases 1       one case again
+    python tests/volume.py --checks 500000 --backend torch --json figures/volume.json       into the record, beside the other libraries
 
 A check is one inequality error <= limit · scale · u on an array, or one comparison bit for bit. A failure and an alarm print
 the line that repeats it, and the loop goes on. Alarms are counted: new draws go beyond what any run had shown sooner or
@@ -14,6 +15,7 @@ import datetime
 import json
 import math
 import pathlib
+import signal
 import sys
 import time
 import traceback
@@ -73,6 +75,9 @@ def one(seed, k, backend):
         law(b)
 
 
+stopped: list[int] = []  # signals: the loop ends after its case, and what was done counts
+
+
 def run(seed, seconds=math.inf, checks=math.inf, cases=math.inf, first=0, backend="numpy"):
     """Go on until one of the three is reached; what was done, as a record."""
     start, k, failures, alarming = time.perf_counter(), first, [], 0
@@ -81,7 +86,7 @@ def run(seed, seconds=math.inf, checks=math.inf, cases=math.inf, first=0, backen
     def done():
         return sum(conftest.tally.values()) - before
 
-    while k - first < cases and done() < checks and time.perf_counter() - start < seconds:
+    while k - first < cases and done() < checks and time.perf_counter() - start < seconds and not stopped:
         again = f"python tests/volume.py --seed {seed} --first {k} --cases 1 --backend {backend}"
         with conftest.counting_alarms() as alarms:
             try:
@@ -125,9 +130,21 @@ def main(arguments=None):
     found, failures = run(given.seed, given.seconds, given.checks, given.cases, given.first, given.backend)
     print(", ".join(f"{key} {value}" for key, value in found.items()))
     if given.json:
-        given.json.write_text(json.dumps(found, indent=1) + "\n")
+        record(given.json, found)
     return 1 if failures or not found["checks"] else 0
 
 
+def record(path, found):
+    """The run in the place of the last one on the same library, and the sums over the libraries."""
+    from studies import _study
+
+    runs = json.loads(path.read_text())["runs"] if path.exists() else {}
+    runs[found["backend"]] = found | {"made": _study.made(found["seconds"])}
+    sums = {key: sum(one[key] for one in runs.values()) for key in ("checks", "cases", "failures", "alarms")}
+    path.write_text(json.dumps({**sums, "runs": dict(sorted(runs.items()))}, indent=1) + "\n")
+
+
 if __name__ == "__main__":
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: stopped.append(number))
     sys.exit(main())
