@@ -166,19 +166,20 @@ class Specialisation:
             "KRON_VALUES": str(self.values),
             "KRON_THREADS": str(self.threads),
             "KRON_HELD": str(self.held),
-            "KRON_SLOT": str(self.slot),
+            "KRON_PAD": str(PAD),
             "KRON_KEEP": str(int(keep)),
             "KRON_ADD": str(int(add)),
         }
 
     @property
     def options(self) -> tuple[str, ...]:
-        """The macros as options of the compiler."""
-        return ("-std=c++17", *(f"-D{name}={value}" for name, value in self.defines.items()))
+        """What the compiler is told beside the source."""
+        return ("-std=c++17",)
 
     def code(self) -> str:
-        """The source, complete: kron.cuh includes nothing."""
-        return SOURCE.read_text(encoding="utf-8")
+        """The source, complete: the macros as its first lines, then kron.cuh, which includes nothing."""
+        macros = "".join(f"#define {name} {value}\n" for name, value in self.defines.items())
+        return f'{macros}#line 1 "{SOURCE.name}"\n{SOURCE.read_text(encoding="utf-8")}'
 
     def tiles(self, outer: int, inner: int) -> int:
         """How many tiles x (outer, Π n_i, inner) has: more blocks have nothing to do."""

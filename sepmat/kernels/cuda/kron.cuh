@@ -1,0 +1,240 @@
+// y = (F_1 ⊗ … ⊗ F_k) x on k adjacent modes, or a sum of such products, in one pass over x and y.
+//
+// A block takes tiles of x into shared memory and multiplies by all F_i there; specialise.py says what a tile is, chooses the
+// numbers below and documents the arguments. Each compiled form lives in a namespace of its own, so that one translation
+// unit may hold several. The same text runs on the host under tests/cuda_host: plain C++17, no warp instructions.
+
+#ifndef KRON_SHARED
+#define KRON_SHARED(T, name)                                \
+    extern __shared__ __align__(16) unsigned char name##_[]; \
+    T* const name = reinterpret_cast<T*>(name##_)
+#endif
+#define KRON_GLUE_(a, b) a##b
+#define KRON_GLUE(a, b) KRON_GLUE_(a, b)
+
+namespace KRON_GLUE(in_, KRON_ENTRY) {
+
+using T = KRON_REAL;
+using Int = long long;
+
+constexpr int M[] = {KRON_M}, N[] = {KRON_N};  // F_i is M[i] × N[i]
+constexpr int GROUPS[] = {KRON_GROUPS};        // modes of each stage, from the last modes to the first
+constexpr int PLACES[] = {KRON_PLACES};        // where in shared memory: x, the result of each stage; -1: in y itself
+constexpr int MODES = sizeof(M) / sizeof(int), STAGES = sizeof(GROUPS) / sizeof(int);
+constexpr int INNER = KRON_INNER, ROWS = KRON_ROWS, THREADS = KRON_THREADS, HELD = KRON_HELD;
+constexpr bool KEEP = KRON_KEEP, ADD = KRON_ADD;  // one x for all terms; one y for all terms
+constexpr bool DIRECT = PLACES[STAGES] < 0;
+
+__host__ __device__ constexpr int product(const int* sides, int first, int last) {
+    int total = 1;
+    for (int i = first; i < last; ++i) total *= sides[i];
+    return total;
+}
+
+__host__ __device__ constexpr int modes_after(int stage) {
+    int total = MODES;
+    for (int i = 0; i < stage; ++i) total -= GROUPS[i];
+    return total;
+}
+
+__host__ __device__ constexpr int factor_at(int mode) {
+    int total = 0;
+    for (int i = 0; i < mode; ++i) total += M[i] * N[i];
+    return total;
+}
+
+constexpr int SLOT = (factor_at(MODES) + 3) / 4 * 4;
+
+// Stage K multiplies modes FIRST … LAST - 1. The tile is (BEFORE, IN, STEP) and becomes (BEFORE, OUT, STEP); a thread takes whole
+// pieces, the IN entries of one (before, step), SIDE of them at a time.
+template <int K>
+struct Stage {
+    static constexpr int FIRST = modes_after(K + 1), LAST = modes_after(K);
+    static constexpr int IN = product(N, FIRST, LAST), OUT = product(M, FIRST, LAST);
+    static constexpr int STEP = product(M, LAST, MODES) * INNER, PIECES = ROWS * product(N, 0, FIRST) * STEP;
+    static constexpr int EACH = (PIECES + THREADS - 1) / THREADS, FIT = KRON_VALUES / (IN > OUT ? IN : OUT);
+    static constexpr int SIDE = FIT < 1 ? 1 : FIT < EACH ? FIT : EACH, ROUNDS = (EACH + SIDE - 1) / SIDE;
+    static constexpr int FROM = PLACES[K], TO = PLACES[K + 1];
+    static constexpr bool FULL = ROUNDS * SIDE * THREADS == PIECES;
+    static_assert(IN == OUT || FROM != TO || (ADD && K == STAGES - 1), "only a square stage works in place");
+};
+
+using Last = Stage<STAGES - 1>;
+
+__device__ __forceinline__ int padded(int i) { return i + i / KRON_PAD; }
+
+// Where entry j of a piece lies in shared memory, the tile being (·, WIDTH, STEP): linear in j where the padding is.
+template <int WIDTH, int STEP>
+__device__ __forceinline__ int entry(int piece, int j) {
+    const int start = STEP == 1 ? piece * WIDTH : piece / STEP * (STEP * WIDTH) + piece % STEP;
+    if constexpr (STEP % KRON_PAD == 0) return padded(start) + j * (STEP + STEP / KRON_PAD);
+    if constexpr (KRON_PAD % (STEP * WIDTH) == 0) return padded(start) + j * STEP;
+    return padded(start + j * STEP);
+}
+
+// u = F_MODE along the middle of v (BEFORE, N, AFTER), for SIDE pieces in registers; then the modes before it.
+template <int MODE, int FIRST, int LAST, int SIDE, int FROM, int TO>
+__device__ __forceinline__ void multiply(const T* factors, const T (&v)[SIDE][FROM], T (&result)[SIDE][TO]) {
+    constexpr int BEFORE = product(N, FIRST, MODE), AFTER = product(M, MODE + 1, LAST), m = M[MODE], n = N[MODE];
+    T u[SIDE][BEFORE * m * AFTER];
+    const T* F = factors + factor_at(MODE);
+#pragma unroll
+    for (int i = 0; i < m; ++i)
+#pragma unroll
+        for (int j = 0; j < n; ++j)
+#pragma unroll
+            for (int s = 0; s < SIDE; ++s)
+#pragma unroll
+                for (int b = 0; b < BEFORE; ++b)
+#pragma unroll
+                    for (int a = 0; a < AFTER; ++a) {
+                        const T term = F[i * n + j] * v[s][(b * n + j) * AFTER + a];
+                        T& total = u[s][(b * m + i) * AFTER + a];
+                        total = j ? total + term : term;
+                    }
+    if constexpr (MODE > FIRST) {
+        multiply<MODE - 1, FIRST, LAST>(factors, u, result);
+    } else {
+#pragma unroll
+        for (int s = 0; s < SIDE; ++s)
+#pragma unroll
+            for (int j = 0; j < TO; ++j) result[s][j] = u[s][j];
+    }
+}
+
+// Stage K from shared memory; put(number of the piece among the thread's own, piece, j, value) takes the results.
+template <int K, class Put>
+__device__ __forceinline__ void stage(const T* factors, const T* shared, Put put) {
+    using S = Stage<K>;
+#pragma unroll(ADD && K == STAGES - 1 ? S::ROUNDS : 1)
+    for (int round = 0; round < S::ROUNDS; ++round) {
+        T v[S::SIDE][S::IN], u[S::SIDE][S::OUT];
+#pragma unroll
+        for (int s = 0; s < S::SIDE; ++s) {
+            const int piece = threadIdx.x + (round * S::SIDE + s) * THREADS;
+#pragma unroll
+            for (int j = 0; j < S::IN; ++j)
+                v[s][j] = S::FULL || piece < S::PIECES ? shared[S::FROM + entry<S::IN, S::STEP>(piece, j)] : T(0);
+        }
+        multiply<S::LAST - 1, S::FIRST, S::LAST>(factors, v, u);
+#pragma unroll
+        for (int s = 0; s < S::SIDE; ++s) {
+            const int piece = threadIdx.x + (round * S::SIDE + s) * THREADS;
+            if (S::FULL || piece < S::PIECES)
+#pragma unroll
+                for (int j = 0; j < S::OUT; ++j) put(round * S::SIDE + s, piece, j, u[s][j]);
+        }
+    }
+}
+
+// All stages but the last, each followed by a barrier.
+template <int K>
+__device__ __forceinline__ void stages_before_the_last(const T* factors, T* shared) {
+    if constexpr (K < STAGES - 1) {
+        using S = Stage<K>;
+        stage<K>(factors, shared, [&](int, int piece, int j, T value) {
+            shared[S::TO + entry<S::OUT, S::STEP>(piece, j)] = value;
+        });
+        __syncthreads();
+        stages_before_the_last<K + 1>(factors, shared);
+    }
+}
+
+// The factors of one term into shared memory, row by row whichever way they are stored.
+template <int MODE>
+__device__ __forceinline__ void take_factors(const T* factors, T* slot, bool transposed) {
+    if constexpr (MODE < MODES) {
+        constexpr int m = M[MODE], n = N[MODE], start = factor_at(MODE);
+        for (int e = threadIdx.x; e < m * n; e += THREADS)
+            slot[start + e] = factors[start + (transposed ? e % n * m + e / n : e)];
+        take_factors<MODE + 1>(factors, slot, transposed);
+    }
+}
+
+// The part of x or y that a tile covers: (rows, LENGTH, columns) of it lie inside.
+template <class Pointer, int LENGTH>
+struct Window {
+    Pointer start;
+    Int outer, inner, rows, columns;
+
+    __device__ __forceinline__ bool inside(int row, int column) const { return row < rows && column < columns; }
+
+    __device__ __forceinline__ auto& at(int row, int k, int column) const {
+        return start[row * outer + (INNER == 1 ? k : k * inner) + column];
+    }
+
+    // visit(entry of the tile, row, index along the modes, column) for all that this thread moves
+    template <class Visit>
+    __device__ __forceinline__ void each(Visit visit) const {
+#pragma unroll 16
+        for (int e = threadIdx.x; e < ROWS * LENGTH * INNER; e += THREADS)
+            visit(e, ROWS == 1 ? 0 : e / (LENGTH * INNER), ROWS == 1 ? e / INNER : e / INNER % LENGTH, e % INNER);
+    }
+};
+
+extern "C" __global__ void __launch_bounds__(KRON_THREADS)
+KRON_ENTRY(const T* __restrict__ x, const T* __restrict__ factors, T* __restrict__ y, Int outer, Int inner, Int terms,
+           Int x_outer, Int x_term, Int y_outer, Int y_term, Int transposed) {
+    KRON_SHARED(T, shared);
+    T* const tile = shared;
+    const Int across = (inner + INNER - 1) / INNER, tiles = (outer + ROWS - 1) / ROWS * across;
+    bool known = false;  // whether the factors of all terms are in shared memory
+    for (Int number = blockIdx.x; number < tiles; number += gridDim.x) {
+        const Int row = number / across * ROWS, column = number % across * INNER;
+        Window<const T*, product(N, 0, MODES)> from{x + row * x_outer + column, x_outer, inner, outer - row, inner - column};
+        Window<T*, product(M, 0, MODES)> to{y + row * y_outer + column, y_outer, inner, outer - row, inner - column};
+        T sum[ADD ? Last::ROUNDS * Last::SIDE : 1][ADD ? Last::OUT : 1] = {};
+
+        const auto put = [&](int, int piece, int j, T value) {  // a result of the last stage
+            if constexpr (DIRECT) {
+                const int r = piece / Last::STEP, k = piece % Last::STEP / INNER, c = piece % INNER;
+                if (to.inside(r, c)) to.at(r, j * (Last::STEP / INNER) + k, c) = value;
+            } else {
+                tile[Last::TO + entry<Last::OUT, Last::STEP>(piece, j)] = value;
+            }
+        };
+        const auto finish = [&] {  // y of what the last stage left in shared memory
+            if constexpr (!DIRECT) {
+                __syncthreads();
+                to.each([&](int e, int r, int k, int c) {
+                    if (to.inside(r, c)) to.at(r, k, c) = tile[Last::TO + padded(e)];
+                });
+            }
+            __syncthreads();
+        };
+
+        for (Int term = 0; term < terms; ++term) {
+            T* const slot = shared + (terms > HELD ? 0 : term * SLOT);
+            const bool take_x = !KEEP || term == 0, take_F = !known || terms > HELD;
+            if (take_x) from.each([&](int e, int r, int k, int c) {
+                tile[Stage<0>::FROM + padded(e)] = from.inside(r, c) ? from.at(r, k, c) : T(0);
+            });
+            if (take_F) take_factors<0>(factors + term * factor_at(MODES), slot, transposed);
+            if (take_x || take_F) __syncthreads();
+            stages_before_the_last<0>(slot, shared);
+            if constexpr (ADD) {
+                stage<STAGES - 1>(slot, shared, [&](int mine, int, int j, T value) { sum[mine][j] += value; });
+                __syncthreads();
+            } else {
+                stage<STAGES - 1>(slot, shared, put);
+                finish();
+                to.start += y_term;
+            }
+            from.start += x_term;
+        }
+        known = true;
+
+        if constexpr (ADD) {
+#pragma unroll
+            for (int mine = 0; mine < Last::ROUNDS * Last::SIDE; ++mine) {
+                const int piece = threadIdx.x + mine * THREADS;
+                if (Last::FULL || piece < Last::PIECES)
+#pragma unroll
+                    for (int j = 0; j < Last::OUT; ++j) put(mine, piece, j, sum[mine][j]);
+            }
+            finish();
+        }
+    }
+}
+
+}  // namespace
