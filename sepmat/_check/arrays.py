@@ -1,30 +1,16 @@
-"""Checks of arguments. Each one returns the argument in the form that the library works with, or raises with advice."""
+"""Arrays and scalars of any library: which ones become data, and in which form."""
 
-import difflib
-import math
 import numbers
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
-from . import _array
-from ._array import Array
-from .errors import (
-    ArgumentError,
-    DTypeError,
-    NonFiniteError,
-    OutOfBoundsError,
-    ShapeError,
-    SingularMatrixError,
-    SizeLimitError,
-)
+from .. import _array
+from .._array import Array
+from ..errors import ArgumentError, DTypeError, NonFiniteError, ShapeError
 
-DENSE_LIMIT = 2**30  # bytes that to_dense and blocks may take unless told otherwise
-PRODUCT_LIMIT = 2**35  # bytes that one intermediate of a product may take
 NESTED = 64  # axes that an array of NumPy can have
-LARGEST_INDEX = 2**63 - 1
-LEAST_SQUARES, DENSE_LEAST_SQUARES = "sm.lstsq(A, b)", "numpy.linalg.lstsq(A.to_dense(), b)"
 
 _NATIVE = {np.dtype(name) for name in ("float32", "float64", "complex64", "complex128")}  # need no further look
 _TENSORS = ("float32", "float64", "complex64", "complex128", "float16", "bfloat16")
@@ -264,93 +250,6 @@ def check_full_precision(x: Array, where: str, name: str) -> Array:
     return x
 
 
-def as_integer(value: Any, where: str, name: str, minimum: int = 1, maximum: int | None = None) -> int:
-    """A Python int between two limits; bools, floats and strings are refused."""
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Integral):
-        raise DTypeError(where, name, repr(value), f"an integer >= {minimum}", "Pass a Python or NumPy integer")
-    value = int(value)
-    if value < minimum:
-        raise ArgumentError(where, name, str(value), f"an integer >= {minimum}", "Pass a larger one")
-    if maximum is not None and value > maximum:
-        raise ArgumentError(
-            where,
-            name,
-            f"{value} > {maximum} possible",
-            f"an integer from {minimum} to {maximum}",
-            "Pass a smaller one",
-        )
-    return value
-
-
-def as_tolerance(tol: Any, where: str, name: str = "tol") -> float:
-    """A relative tolerance strictly between 0 and 1."""
-    expected = "a number between 0 and 1"
-    value = as_real(tol, where, name, expected)
-    if not 0 < value < 1:
-        raise ArgumentError(where, name, repr(value), expected, "It is relative to the norm of the matrix")
-    return value
-
-
-def as_real(value: Any, where: str, name: str, expected: str = "a finite number") -> float:
-    """A finite real number; bools and strings are refused, and so are integers beyond the range."""
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
-        raise DTypeError(where, name, repr(value), expected, "Pass a float")
-    try:
-        found = float(value)
-    except OverflowError:
-        found = math.inf
-    if not math.isfinite(found):
-        raise ArgumentError(where, name, repr(value), expected, "Pass a finite float")
-    return found
-
-
-def as_number(value: Any, where: str, name: str) -> float | complex:
-    """A finite number: a float, or a complex where it has an imaginary part by its type."""
-    if isinstance(value, numbers.Complex) and not isinstance(value, numbers.Real):
-        as_real(value.real, where, name)
-        as_real(value.imag, where, name)
-        return complex(value)
-    return as_real(value, where, name)
-
-
-def as_positive(value: Any, where: str, name: str, zero: bool = False) -> float:
-    """A positive number (zero: or 0), possibly infinite."""
-    expected = "a number >= 0" if zero else "a positive number"
-    if isinstance(value, numbers.Real) and not isinstance(value, numbers.Integral) and value == math.inf:
-        return math.inf
-    found = as_real(value, where, name, expected)
-    if found < 0 or (found == 0 and not zero):
-        raise ArgumentError(where, name, repr(value), expected, "Pass a larger one")
-    return found
-
-
-def as_flag(value: Any, where: str, name: str) -> bool:
-    """True or False, and nothing that Python would take for one of them."""
-    if not isinstance(value, (bool, np.bool_)):
-        raise DTypeError(where, name, repr(value), "True or False", "Pass a bool")
-    return bool(value)
-
-
-def as_function(value: Any, where: str, name: str) -> Callable[..., Any] | None:
-    """A function or None."""
-    if value is not None and not callable(value):
-        raise DTypeError(where, name, f"a {type(value).__name__}", "a function or None", "Pass a function")
-    return value
-
-
-def one_of(where: str, **options: Any) -> None:
-    """Exactly one of the options must be given."""
-    given = [name for name, value in options.items() if value is not None]
-    if len(given) != 1:
-        raise ArgumentError(
-            where,
-            " | ".join(options),
-            f"{len(given)} given",
-            "exactly one of them",
-            "Pass either " + " or ".join(f"{n}=" for n in options),
-        )
-
-
 def as_scalar(s: Any, where: str, like: Array, dtype: Any) -> Array:
     """A 0-d array like another one: Python and NumPy scalars adapt to the dtype, complex ones widen it."""
     xp = _array.array_namespace(like)
@@ -368,138 +267,3 @@ def as_scalar(s: Any, where: str, like: Array, dtype: Any) -> Array:
         advice = "Use A @ x for the product, or sm.Diagonal(s) @ A"
         raise DTypeError(where, "s", f"an array of shape {tuple(s.shape)}", "a number", advice)
     return s
-
-
-def as_indices(index: Any, n: int, name: str, where: str = "block") -> Sequence[int]:
-    """Indices from 0 to n - 1 from a slice, an integer or a sequence of integers; negative ones count from the end."""
-    if isinstance(index, slice):
-        try:
-            return range(*index.indices(n))
-        except (TypeError, ValueError):
-            raise DTypeError(
-                where, name, repr(index), "a slice of integers, step not 0", "Use i:k or i:k:step"
-            ) from None
-    if isinstance(index, range) and (not index or (0 <= index[0] < n and 0 <= index[-1] < n)):
-        return index
-    values: Sequence[Any] = index.tolist() if hasattr(index, "tolist") else index
-    values = values if isinstance(values, (list, tuple, range)) else [values]
-    if any(isinstance(i, bool) or not isinstance(i, numbers.Integral) for i in values):
-        raise DTypeError(where, name, repr(index)[:60], "a slice or integers", "Use slice(None) for all")
-    outside = next((i for i in values if not -n <= i < n), None)
-    if outside is not None:
-        raise OutOfBoundsError(where, name, str(outside), f"integers from {-n} to {n - 1}", "Check the sizes")
-    return [int(i) % n for i in values]
-
-
-def count(indices: Sequence[int]) -> int:
-    """len(indices), also for a range longer than the largest machine integer."""
-    if isinstance(indices, range):
-        return max(0, -((indices.start - indices.stop) // indices.step))
-    return len(indices)
-
-
-def check_length(x: Array, axis: int, n: int, name: Callable[[], str], where: str) -> None:
-    """x must have n entries along an axis to meet the matrix of that name."""
-    if x.ndim and x.shape[axis] == n:
-        return
-    shape = tuple(x.shape)
-    if n > LARGEST_INDEX:
-        expected = f"N={n} entries, more than any array can have"
-        raise SizeLimitError(where, "x", f"shape {shape}", expected, "Use entries, blocks, norm or trace of A")
-    advice = "Check the sizes"
-    if not shape:
-        advice = "Use 2 * A to scale"
-    elif len(shape) == 2 and axis == -2 and shape[-1] == n:
-        advice = "Did you mean x.ravel() or x @ A" if shape[0] == 1 else "Did you mean A @ x.T or x @ A.T"
-    raise ShapeError(where, "x", f"shape {shape}", f"length {n} along axis {axis}: A is {name()}", advice)
-
-
-def as_choice(value: Any, choices: Sequence[str], where: str, name: str) -> str:
-    """One of the names; the closest one is suggested, where one is close."""
-    if not isinstance(value, str) or value not in choices:
-        close = difflib.get_close_matches(str(value), choices, n=1)
-        ranked = [*close, *(c for c in choices if c not in close)]
-        advice = f"Did you mean {close[0]!r}" if close else "Check the spelling"
-        raise ArgumentError(where, name, repr(value), f"one of {', '.join(ranked)}", advice)
-    return str(value)
-
-
-def as_generator(seed: Any, where: str) -> np.random.Generator:
-    """A NumPy generator from an int, a Generator or None (fresh entropy). The global state is never used."""
-    if isinstance(seed, np.random.Generator) or seed is None:
-        return np.random.default_rng(seed)
-    if isinstance(seed, bool) or not isinstance(seed, numbers.Integral):
-        raise DTypeError(
-            where,
-            "seed",
-            f"a {type(seed).__name__}",
-            "an int, a numpy Generator or None",
-            "Use numpy.random.default_rng(...)",
-        )
-    return np.random.default_rng(as_integer(seed, where, "seed", minimum=0))
-
-
-def as_shape(shape: Any, where: str, name: str = "shape") -> tuple[int, int]:
-    """A pair of sizes."""
-    if not isinstance(shape, (tuple, list)) or len(shape) != 2:
-        raise ShapeError(where, name, repr(shape), "a pair (rows, columns)", "Pass for example (3, 4)")
-    return (as_integer(shape[0], where, f"{name}[0]", 0), as_integer(shape[1], where, f"{name}[1]", 0))
-
-
-def as_corner(shape: Any, N: int, where: str, stored: str, instead: str = "") -> tuple[int, int]:
-    """The shape of a top-left corner of an N×N matrix, N = max(shape); None is all of it."""
-    corner = (N, N) if shape is None else as_shape(shape, where)
-    if max(corner) != N:
-        expected = f"a corner of {N}×{N} with max(shape) = {N}"
-        raise ShapeError(
-            where, "shape", f"{corner} with {N} {stored}", expected, f"Pass {max(corner)} {stored}{instead}"
-        )
-    return corner
-
-
-def check_square(shape: tuple[int, int], where: str, name: str = "A", least_squares: str = LEAST_SQUARES) -> int:
-    """The size of a square matrix."""
-    if shape[0] != shape[1]:
-        advice = f"Use {least_squares}, or sm.interop.lsmr(A, b)"
-        raise ShapeError(where, name, f"{shape[0]}×{shape[1]}", "a square matrix", advice)
-    return shape[0]
-
-
-def check_rcond(rcond: float, n: int, u: float, where: str, name: str, least_squares: str = LEAST_SQUARES) -> None:
-    """Singular to the precision: rcond < n u."""
-    if not rcond >= n * u:
-        raise SingularMatrixError(
-            where,
-            name,
-            f"singular: rcond {rcond:.1e} < n u = {n * u:.1e}",
-            "a matrix that is not singular to its precision",
-            f"Use {least_squares}, or add s * Identity(n)",
-        )
-
-
-def check_bytes(shape: Sequence[int], itemsize: int, limit: int, where: str, advice: str) -> None:
-    """Refuse an array that is larger than the limit, before it is allocated."""
-    limit = as_integer(limit, where, "max_bytes", minimum=0)
-    needed = math.prod(shape) * itemsize
-    if needed > limit:
-        raise SizeLimitError(
-            where,
-            "size",
-            f"needs {readable(needed)} ({'×'.join(map(str, shape))})",
-            f"at most {readable(limit)}",
-            advice,
-        )
-
-
-def readable(count: int) -> str:
-    """A number of bytes for people.
-
-    >>> readable(8 * 10**12), readable(2**30)
-    ('8.0 TB', '1.1 GB')
-    """
-    if count < 1000:
-        return f"{count} bytes"
-    power = min((len(str(count)) - 1) // 3, 6)
-    if power == 6 and count >= 10**21:
-        return f"{float(count):.1e} bytes"
-    return f"{count / 1000**power:.1f} {' kMGTPE'[power]}B"
