@@ -1,20 +1,27 @@
 """Mutation testing: does a test fail when the library is wrong in one place?
 
-    python tests/mutation.py sepmat/toeplitz.py sepmat/kronecker.py     try their mutants, write figures/mutation.json
-    python tests/mutation.py --score                                    the score of every module measured so far
+    python tests/mutation.py --sample 700 --reach FILE --jobs 2     of all mutants of the core; writes figures/mutation.json
+    python tests/mutation.py sepmat/toeplitz.py --sample 40         of one module, or of several; prints what survives
+    python tests/mutation.py --score                                the score of the core with its 95 % interval, from the record
 
 mutmut makes the mutants: a + for a -, a < for a <=, an argument dropped, a number one larger. Its own runner leaves
 decorated functions out, which here are the rules of all open functions; so this file runs them: the tests are collected
 once, every mutant is a child process that swaps the code of one function and runs the tests that reach it until one
 fails. Left out: docstrings, words for people (tests of their own read every message), devices (the tests run on the CPU), names of
 what is remembered, defaults, and what runs once at import. A mutant that no test kills stands in tests/survivors.txt with the reason, or is a gap.
+
+The sample is stratified: the list of all mutants, module after module and line after line, is cut into as many equal parts
+as mutants are wanted, and one is drawn from each part. They are tried in random order and written down one by one to
+FILE.tried, so that a run that is cut off is a random sample too, and goes on when it is started again.
 """
 
 import argparse
+import concurrent.futures
 import difflib
 import functools
 import gc
 import json
+import math
 import os
 import pathlib
 import pickle
@@ -31,7 +38,8 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 RECORD, REASONS = ROOT / "figures" / "mutation.json", ROOT / "tests" / "survivors.txt"
 MEMORY = 12 << 30
-SLOW = ("test_studies.py", "test_cli.py", "test_docs.py", "test_layers.py")  # processes of their own, or no code at all
+APART = {"nn", "peft", "torch", "cuda"}  # packages of sepmat that are not the core
+SLOW = ("test_studies.py", "test_docs.py", "test_layers.py")  # processes of their own, or no code at all
 
 # --- the mutants --------------------------------------------------------------------------------------------------------------
 
@@ -110,7 +118,7 @@ def _difference(old, new):
 
 
 def forked(work, seconds):
-    """What work() returns in a child process; None where it dies or takes too long."""
+    """What work() returns in a child process; None where it dies or takes more CPU time than that, or ten times as long."""
     out, into = os.pipe()
     pid = os.fork()
     if not pid:
@@ -125,7 +133,7 @@ def forked(work, seconds):
         finally:
             os._exit(0)
     os.close(into)
-    deadline, chunks = time.monotonic() + seconds, []
+    deadline, chunks = time.monotonic() + 10 * seconds, []
     os.set_blocking(out, False)
     while True:
         try:
@@ -190,13 +198,45 @@ class Runner:
         gc.freeze()  # so that children share this memory
         by_name = {i.nodeid: i for i in items}
         reached = self.reached(items)
-        for path in self.options.modules:
-            found = self.module(path.resolve(), by_name, reached, live)
-            record = json.loads(RECORD.read_text()) if RECORD.exists() else {}
-            record[str(path.resolve().relative_to(ROOT))] = found
-            RECORD.write_text(json.dumps(dict(sorted(record.items())), indent=1, ensure_ascii=False) + "\n")
-            print(path, {k: v for k, v in found.items() if k != "survivors"}, file=sys.__stderr__, flush=True)
+        every = [(str(path.relative_to(ROOT)), *mutant) for path in self.options.modules for mutant in mutants(path)]
+        chosen = sample(len(every), self.options.sample or len(every), self.options.seed)
+        log = self.options.reach.with_suffix(".tried") if self.options.reach else None
+        known = dict(map(json.loads, log.read_text().splitlines())) if log and log.exists() else {}
+        start = time.monotonic()
+        jobs = [(k, every[k]) for k in chosen if str(k) not in known]
+        parts = [jobs[i :: self.options.jobs] for i in range(self.options.jobs)]
+        found = concurrently([lambda part=part: self.judged(part, by_name, reached, live, log) for part in parts])
+        known |= {str(k): verdict for part in found for k, verdict in part.items()}
+        self.summary(every, {int(k): verdict for k, verdict in known.items()}, time.monotonic() - start)
         return True
+
+    def summary(self, every, verdicts, seconds):
+        """Print it, and write it to the record where it is about the whole core."""
+        modules = {}
+        for k, mutant in enumerate(every):
+            line = modules.setdefault(mutant[0], {"mutants": 0, "tried": 0, "killed": 0, "survivors": []})
+            line["mutants"] += 1
+            if k in verdicts:
+                line["tried"] += 1
+                line["killed"] += verdicts[k] == "killed"
+                if verdicts[k] != "killed":
+                    line["survivors"].append(f"{mutant[1]}: {mutant[4]}")
+        if self.options.whole:
+            from studies import _study
+
+            options = {"seed": self.options.seed, "budget": self.options.budget}
+            RECORD.write_text(
+                json.dumps({"made": _study.made(seconds), **options, "modules": modules}, indent=1, ensure_ascii=False)
+                + "\n"
+            )
+        for name, line in modules.items():
+            print(
+                name,
+                {k: v for k, v in line.items() if k != "survivors"},
+                *line["survivors"],
+                sep="\n  ",
+                file=sys.__stderr__,
+            )
 
     def reached(self, items):
         """{(file, line of a function): [(seconds, test)]}; kept in a file, since it takes minutes"""
@@ -216,30 +256,25 @@ class Runner:
                     table.setdefault(key, []).append((seconds, item.nodeid))
         return table
 
-    def module(self, path, by_name, reached, live):
-        start, options = time.monotonic(), self.options
-        every = list(mutants(path))
-        chosen = every
-        if options.sample and len(every) > options.sample:
-            chosen = sorted(random.Random(0).sample(range(len(every)), options.sample))
-            chosen = [every[k] for k in chosen]
-        survivors, count = [], {"killed": 0, "survived": 0, "not reached": 0}
-        for name, line, code, difference in chosen:
-            key = (str(path), line)
-            tests = spread(reached.get(key, []), options.budget)
+    def judged(self, jobs, by_name, reached, live, log):
+        """{number: killed, survived or not reached}, also written to the log as they come"""
+        found = {}
+        for k, (path, _, line, code, _) in jobs:
+            key = (str(ROOT / path), line)
+            tests = spread(reached.get(key, []), self.options.budget)
             if not tests or key not in live:
-                verdict = "not reached"
+                found[k] = "not reached"
             else:
+                items = [by_name[name] for _, name in tests]
                 answer = forked(
-                    lambda code=code, key=key, tests=tests: self.survives(live[key], code, [by_name[t] for t in tests]),
-                    4 * options.budget + 10,
+                    lambda code=code, key=key, items=items: self.survives(live[key], code, items),
+                    10 + 2 * sum(seconds for seconds, _ in tests),
                 )
-                verdict = "survived" if answer else "killed"  # None: it died, or runs for ever
-            count[verdict] += 1
-            if verdict != "killed":
-                survivors.append(f"{name}: {difference}")
-        return {"mutants": len(every), "tried": len(chosen), **count, "budget": options.budget,
-                "seconds": round(time.monotonic() - start), "survivors": survivors}  # fmt: skip
+                found[k] = "survived" if answer else "killed"  # None: it died, or runs for ever
+            if log:
+                with log.open("a") as file:
+                    file.write(json.dumps([str(k), found[k]]) + "\n")
+        return found
 
     def survives(self, functions, code, items):
         for function in functions:
@@ -249,7 +284,7 @@ class Runner:
 
 
 def spread(tests, budget):
-    """Tests that take `budget` seconds in all: quick ones first, one of each kind before a second one."""
+    """(seconds, test) that take `budget` seconds in all: quick ones first, one of each kind before a second one."""
     rounds = {}
     for seconds, name in sorted(tests):
         rounds.setdefault("-".join(name.split("-")[:2]), []).append((seconds, name))  # a law on one backend
@@ -259,8 +294,24 @@ def spread(tests, budget):
         total += seconds
         if chosen and total > budget:
             break
-        chosen.append(name)
+        chosen.append((seconds, name))
     return chosen
+
+
+def sample(count, size, seed):
+    """One number of each of `size` equal parts of range(count), in random order."""
+    rng, size = random.Random(seed), min(size, count)
+    chosen = [rng.randrange(count * i // size, count * (i + 1) // size) for i in range(size)]
+    rng.shuffle(chosen)
+    return chosen
+
+
+def concurrently(works):
+    """The results of functions that run in threads; the work itself is in the children that they fork."""
+    if len(works) == 1:
+        return [works[0]()]
+    with concurrent.futures.ThreadPoolExecutor(len(works)) as pool:
+        return list(pool.map(lambda work: work(), works))
 
 
 # --- the score ------------------------------------------------------------------------------------------------------------------
@@ -281,7 +332,7 @@ def reasons():
 
 def score():
     """The table of what was measured; 1 where a survivor has no reason or nothing was measured."""
-    record, known = json.loads(RECORD.read_text()) if RECORD.exists() else {}, reasons()
+    record, known = json.loads(RECORD.read_text())["modules"] if RECORD.exists() else {}, reasons()
     lines, total, open_ = [("module", "mutants", "tried", "killed", "equivalent", "score")], [0, 0, 0], 0
     for module, found in record.items():
         judged = [known.get((module, s), "") for s in found["survivors"]]
@@ -296,21 +347,36 @@ def score():
     )
     for line in lines:
         print(f"{line[0]:36s}" + "".join(f"{cell!s:>12s}" for cell in line[1:]))
+    print("95 % interval of the score: {:.1%} to {:.1%}".format(*interval(total[1], total[0] - total[2])))
     print(f"{open_} survivors without a reason in {REASONS.relative_to(ROOT)}")
     return 1 if open_ or not record else 0
 
 
+def interval(hits, of, z=1.96):
+    """Wilson's 95 % interval of a share; strata make it narrower, if anything."""
+    share, of = hits / max(1, of), max(1, of)
+    centre, half = share + z * z / (2 * of), z * math.sqrt(share * (1 - share) / of + z * z / (4 * of * of))
+    return (centre - half) / (1 + z * z / of), (centre + half) / (1 + z * z / of)
+
+
 def main():
     parser = argparse.ArgumentParser(description="Mutation testing of modules of the library.")
-    parser.add_argument("modules", nargs="*", type=pathlib.Path, help="files of sepmat")
+    parser.add_argument(
+        "modules", nargs="*", type=pathlib.Path, help="files of sepmat (default: the core, for the record)"
+    )
     parser.add_argument("--score", action="store_true", help="print the score of what was measured so far")
     parser.add_argument("--budget", type=float, default=20.0, help="seconds of tests for each mutant (default 20)")
-    parser.add_argument("--sample", type=int, help="so many mutants of a module, drawn with seed 0 (default: all)")
+    parser.add_argument("--sample", type=int, help="so many mutants of them all (default: every one)")
+    parser.add_argument("--seed", type=int, default=0, help="of the sample")
+    parser.add_argument("--jobs", type=int, default=1, help="mutants at a time")
     parser.add_argument("--reach", type=pathlib.Path, help="file that keeps which test calls which function")
     parser.add_argument("--tests", nargs="+", default=["tests"], help="tests to choose from (default: all)")
     options = parser.parse_args()
-    if options.score or not options.modules:
+    if options.score:
         return score()
+    options.whole = not options.modules
+    core = [path for path in sorted((ROOT / "sepmat").rglob("*.py")) if not APART & set(path.parts[len(ROOT.parts) :])]
+    options.modules = [path.resolve() for path in options.modules] or core
     flags = ["-p", "no:cacheprovider", "-p", "no:terminal", "-W", "error", "-o", "addopts=", "--strict-markers"]
     return int(pytest.main([*flags, "--hypothesis-profile=mutation", *options.tests], plugins=[Runner(options)]))
 
