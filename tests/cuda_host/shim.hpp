@@ -12,6 +12,8 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
+#include <map>
 #include <memory>
 #include <numeric>
 #include <random>
@@ -136,18 +138,18 @@ void run_threads(std::vector<Thread>& contexts, Kernel& kernel) {
 
 template <class Kernel>
 std::string run(const Launch& launch, Kernel kernel) {
+#ifdef __SANITIZE_ADDRESS__
+    constexpr std::size_t FENCE = 0;  // the sanitizer knows where shared memory ends
+#else
     constexpr std::size_t FENCE = 4096;  // bytes behind shared memory that nobody may write to
+#endif
     const auto order = static_cast<Order>(launch.order);
     const auto bytes = static_cast<std::size_t>(launch.shared_bytes);
     std::mt19937_64 random(static_cast<std::uint64_t>(launch.seed));
     std::vector<Fiber> fibers(order == THREADS ? 0 : launch.block);
     std::vector<Thread> threads(order == THREADS ? launch.block : 0);
     for (std::int64_t block = 0; block < launch.grid; ++block) {
-#ifdef __SANITIZE_ADDRESS__
-        const std::size_t size = bytes;
-#else
         const std::size_t size = bytes + FENCE;
-#endif
         std::unique_ptr<unsigned char, void (*)(void*)> shared(static_cast<unsigned char*>(std::malloc(size)), std::free);
         std::memset(shared.get(), 0xff, size);
         const auto place = [&](Context& context, std::size_t i) {
@@ -197,13 +199,34 @@ std::string launch(void (*kernel)(A...), const Launch& how, const std::int64_t* 
     return call(kernel, how, values, std::index_sequence_for<A...>{});
 }
 
-inline void tell(const std::string& text, char* where, std::size_t room) { std::snprintf(where, room, "%s", text.c_str()); }
+// All kernels of a program, by name. Both questions are answered with a text, empty where nothing went wrong.
+struct Kernel {
+    std::string signature;
+    std::function<std::string(const Launch&, const std::int64_t*)> launch;
+};
+
+inline std::map<std::string, Kernel>& kernels() {
+    static std::map<std::string, Kernel> all;
+    return all;
+}
+
+template <class... A>
+bool registered(const char* name, void (*kernel)(A...)) {
+    kernels()[name] = {signature(kernel), [=](const Launch& how, const std::int64_t* values) { return launch(kernel, how, values); }};
+    return true;
+}
+
+inline void tell(const std::string& text, char* where) { std::snprintf(where, 256, "%s", text.c_str()); }
 
 }  // namespace cuda_host
 
-// What a library of kernels exports for each of them: its signature, and one launch. Both answer with a text.
-#define CUDA_HOST_KERNEL(space, name)                                                                       \
-    extern "C" void signature_##name(char* text) { cuda_host::tell(cuda_host::signature(space::name), text, 64); } \
-    extern "C" void launch_##name(const cuda_host::Launch* how, const std::int64_t* values, char* text) {         \
-        cuda_host::tell(cuda_host::launch(space::name, *how, values), text, 256);                                 \
-    }
+#define CUDA_HOST_KERNEL(space, name) static const bool registered_##name = cuda_host::registered(#name, space::name)
+
+extern "C" inline __attribute__((used)) void cuda_host_signature(const char* name, char* text) {
+    cuda_host::tell(cuda_host::kernels().at(name).signature, text);
+}
+
+extern "C" inline __attribute__((used)) void cuda_host_launch(
+    const char* name, const cuda_host::Launch* how, const std::int64_t* values, char* text) {
+    cuda_host::tell(cuda_host::kernels().at(name).launch(*how, values), text);
+}

@@ -43,6 +43,13 @@ __host__ __device__ constexpr int factor_at(int mode) {
     return total;
 }
 
+// The largest divisor of m up to limit.
+__host__ __device__ constexpr int batch(int m, int limit) {
+    int size = limit < 1 ? 1 : limit < m ? limit : m;
+    while (m % size) --size;
+    return size;
+}
+
 constexpr int SLOT = (factor_at(MODES) + 3) / 4 * 4;
 
 // Stage K multiplies modes FIRST … LAST - 1. The tile is (BEFORE, IN, STEP) and becomes (BEFORE, OUT, STEP); a thread takes whole
@@ -72,58 +79,64 @@ __device__ __forceinline__ int entry(int piece, int j) {
     return padded(start + j * STEP);
 }
 
-// u = F_MODE along the middle of v (BEFORE, N, AFTER), for SIDE pieces in registers; then the modes before it.
-template <int MODE, int FIRST, int LAST, int SIDE, int FROM, int TO>
-__device__ __forceinline__ void multiply(const T* factors, const T (&v)[SIDE][FROM], T (&result)[SIDE][TO]) {
-    constexpr int BEFORE = product(N, FIRST, MODE), AFTER = product(M, MODE + 1, LAST), m = M[MODE], n = N[MODE];
-    T u[SIDE][BEFORE * m * AFTER];
-    const T* F = factors + factor_at(MODE);
+// F_FIRST ⊗ … ⊗ F_MODE along the middle of v (N[FIRST] … N[MODE], AFTER), for SIDE pieces in registers: the last mode first.
+// put(s, j, value) takes entry j of the result of piece s. Where it puts them in registers, ALL is true: an array in registers has
+// constant indices only. Elsewhere the rows of the first mode pass in batches, so that few entries of F are in registers at a time.
+template <int FIRST, int MODE, int AFTER, bool ALL, int SIDE, int LENGTH, class Put>
+__device__ __forceinline__ void multiply(const T* factors, const T (&v)[SIDE][LENGTH], Put put) {
+    constexpr int BEFORE = product(N, FIRST, MODE), m = M[MODE], n = N[MODE], BATCH = batch(m, KRON_BATCH / n);
+    constexpr bool MORE = MODE > FIRST;
+    const T* const F = factors + factor_at(MODE);
+    T u[SIDE][MORE ? BEFORE * m * AFTER : 1];
+#pragma unroll(MORE || ALL ? m : 1)
+    for (int first = 0; first < m; first += BATCH) {
+        T total[BATCH][SIDE][BEFORE * AFTER];
 #pragma unroll
-    for (int i = 0; i < m; ++i)
+        for (int i = 0; i < BATCH; ++i)
 #pragma unroll
-        for (int j = 0; j < n; ++j)
+            for (int j = 0; j < n; ++j) {
+                const T f = F[(first + i) * n + j];
+#pragma unroll
+                for (int s = 0; s < SIDE; ++s)
+#pragma unroll
+                    for (int c = 0; c < BEFORE * AFTER; ++c) {
+                        const T term = f * v[s][(c / AFTER * n + j) * AFTER + c % AFTER];
+                        total[i][s][c] = j ? total[i][s][c] + term : term;
+                    }
+            }
+#pragma unroll
+        for (int i = 0; i < BATCH; ++i)
 #pragma unroll
             for (int s = 0; s < SIDE; ++s)
 #pragma unroll
-                for (int b = 0; b < BEFORE; ++b)
-#pragma unroll
-                    for (int a = 0; a < AFTER; ++a) {
-                        const T term = F[i * n + j] * v[s][(b * n + j) * AFTER + a];
-                        T& total = u[s][(b * m + i) * AFTER + a];
-                        total = j ? total + term : term;
-                    }
-    if constexpr (MODE > FIRST) {
-        multiply<MODE - 1, FIRST, LAST>(factors, u, result);
-    } else {
-#pragma unroll
-        for (int s = 0; s < SIDE; ++s)
-#pragma unroll
-            for (int j = 0; j < TO; ++j) result[s][j] = u[s][j];
+                for (int c = 0; c < BEFORE * AFTER; ++c) {
+                    const int j = (c / AFTER * m + first + i) * AFTER + c % AFTER;
+                    if constexpr (MORE)
+                        u[s][j] = total[i][s][c];
+                    else
+                        put(s, j, total[i][s][c]);
+                }
     }
+    if constexpr (MORE) multiply<FIRST, MODE - 1, AFTER * m, ALL>(factors, u, put);
 }
 
 // Stage K from shared memory; put(number of the piece among the thread's own, piece, j, value) takes the results.
 template <int K, class Put>
 __device__ __forceinline__ void stage(const T* factors, const T* shared, Put put) {
     using S = Stage<K>;
-#pragma unroll(ADD && K == STAGES - 1 ? S::ROUNDS : 1)
+    constexpr bool ALL = ADD && K == STAGES - 1;
+#pragma unroll(ALL ? S::ROUNDS : 1)
     for (int round = 0; round < S::ROUNDS; ++round) {
-        T v[S::SIDE][S::IN], u[S::SIDE][S::OUT];
+        const auto piece = [round](int s) { return int(threadIdx.x) + (round * S::SIDE + s) * THREADS; };
+        T v[S::SIDE][S::IN];
 #pragma unroll
-        for (int s = 0; s < S::SIDE; ++s) {
-            const int piece = threadIdx.x + (round * S::SIDE + s) * THREADS;
+        for (int s = 0; s < S::SIDE; ++s)
 #pragma unroll
             for (int j = 0; j < S::IN; ++j)
-                v[s][j] = S::FULL || piece < S::PIECES ? shared[S::FROM + entry<S::IN, S::STEP>(piece, j)] : T(0);
-        }
-        multiply<S::LAST - 1, S::FIRST, S::LAST>(factors, v, u);
-#pragma unroll
-        for (int s = 0; s < S::SIDE; ++s) {
-            const int piece = threadIdx.x + (round * S::SIDE + s) * THREADS;
-            if (S::FULL || piece < S::PIECES)
-#pragma unroll
-                for (int j = 0; j < S::OUT; ++j) put(round * S::SIDE + s, piece, j, u[s][j]);
-        }
+                v[s][j] = S::FULL || piece(s) < S::PIECES ? shared[S::FROM + entry<S::IN, S::STEP>(piece(s), j)] : T(0);
+        multiply<S::FIRST, S::LAST - 1, 1, ALL>(factors, v, [&](int s, int j, T value) {
+            if (S::FULL || piece(s) < S::PIECES) put(round * S::SIDE + s, piece(s), j, value);
+        });
     }
 }
 
