@@ -30,6 +30,11 @@ def is_cupy(x: object) -> bool:
     return "cupy" in sys.modules and bool(compat.is_cupy_array(x))
 
 
+def on_gpu(x: Any) -> bool:
+    """Whether x is an array on a CUDA device, of CuPy or torch."""
+    return bool(x.is_cuda) if is_torch(x) else is_cupy(x)
+
+
 def is_array(x: object) -> bool:
     return is_torch(x) or (type(x) not in _NO_ARRAYS and bool(compat.is_array_api_obj(x)))
 
