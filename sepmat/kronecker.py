@@ -9,8 +9,9 @@ from . import _array, _check
 from ._array import Array
 from .basic import Dense
 from .errors import ShapeError, SingularMatrixError
+from .frozen import once
 from .kernels import plan
-from .kernels.kron import chain, kron_matmul, laid_out, merged
+from .kernels.kron import chain, kron_matmul, laid_out, merged, planned
 from .linalg import (
     Factorization,
     OpenFunction,
@@ -28,7 +29,7 @@ from .linalg import (
     svdvals,
     trace,
 )
-from .matrix import StructuredMatrix, once, structure
+from .matrix import StructuredMatrix, structure
 
 __all__ = ["Kronecker", "kron", "rearrange", "rearrange_back"]
 
@@ -73,7 +74,8 @@ class Kronecker(StructuredMatrix):
             factors, e = self._remember("balanced", lambda: _balanced(self.factors))
             return _array.ldexp(apply_factors(factors, x, axis), e)
         factors, e = self._remember(p.groups, lambda: self._ready(p.groups))
-        return _array.ldexp(kron_matmul(factors, x, axis), e)
+        y = planned(p, factors, x, axis) if self._on_numpy else kron_matmul(factors, x, axis)
+        return _array.ldexp(y, e) if e else y
 
     def _ready(self, groups: tuple[tuple[int, int], ...]) -> tuple[tuple[Array, ...], int]:
         """Balanced and merged factors, and the exponent that is left."""
@@ -83,18 +85,22 @@ class Kronecker(StructuredMatrix):
     def _plan(self, shape: tuple[int, ...], axis: int) -> plan.Chain | None:
         """What is merged and in which steps; None for structured factors. Merged factors cost too much where each product
         would have to form them again, for gradients."""
-        shapes = self._array_shapes
-        if shapes is None:
+        if self._sizes is None:
             return None
+        shapes, kind = self._sizes
         left, right = plan.sides(shape, axis)
-        return plan.chain(shapes, left, right, plan.kind(self.dtype), self._remembers, _array.is_numpy(self._arrays[0]))
+        return plan.chain(shapes, left, right, kind, self._remembers, self._on_numpy)
 
     @once
-    def _array_shapes(self) -> tuple[tuple[int, int], ...] | None:
-        """The shapes of the factors where all of them are arrays."""
+    def _sizes(self) -> tuple[tuple[tuple[int, int], ...], str] | None:
+        """The shapes of the factors where all of them are arrays, and what their products are computed in."""
         if any(isinstance(F, StructuredMatrix) for F in self.factors):
             return None
-        return tuple((int(F.shape[0]), int(F.shape[1])) for F in self.factors)
+        return tuple((int(F.shape[0]), int(F.shape[1])) for F in self.factors), plan.kind(self.dtype)
+
+    @once
+    def _on_numpy(self) -> bool:
+        return _array.is_numpy(self._arrays[0])
 
     def _transpose(self) -> StructuredMatrix:
         return self._each(lambda A: A.T)

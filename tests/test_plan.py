@@ -321,18 +321,23 @@ def test_the_flops_are_the_counted_ones(k, dtype, monkeypatch):
 
 
 def test_the_plan_is_the_one_that_runs(monkeypatch):
-    """The kernel asks for the plan of the merged factors, and it is the plan that explain has put into words."""
+    """The steps that run are those of the plan that explain has put into words, and the table finds the same plan."""
     rng = np.random.default_rng(6)
     seen = []
-    run, slabs = kron._run, kron._in_slabs
-    monkeypatch.setattr(kron, "_run", lambda f, steps, *a: (seen.append(tuple(steps)), run(f, steps, *a))[1])
-    monkeypatch.setattr(kron, "_in_slabs", lambda f, p, x: (seen.append(p.steps), slabs(f, p, x))[1])
+    step, slabs = kron._step, kron._in_slabs
+    monkeypatch.setattr(kron, "_step", lambda f, s, *a: (seen.append(s), step(f, s, *a))[1])
+    monkeypatch.setattr(kron, "_in_slabs", lambda f, p, x: (slabs(f, p, x), seen.clear(), seen.extend(p.steps))[0])
     for shapes, k in (([(8, 8)] * 6, 16), ([(2, 2)] * 12, 1), ([(64, 64)] * 2, 16), ([(7, 3), (2, 6)], 5)):
         A = sm.Kronecker(*(rng.standard_normal(s) for s in shapes))
         x = rng.standard_normal((A.shape[1], k))
+        p = A._plan(x.shape, -2)
         seen.clear()
         A @ x
-        assert seen[0] == A._plan(x.shape, -2).steps
+        assert tuple(seen) == p.steps
+        factors = A._ready(p.groups)[0]
+        seen.clear()
+        kron_matmul(factors, x, -2)
+        assert tuple(seen) == p.steps
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)

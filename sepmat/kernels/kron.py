@@ -90,17 +90,27 @@ def merged(factors: Sequence[Array], groups: Sequence[tuple[int, int]]) -> tuple
 @kron_matmul.row("numpy", lambda factors, x, axis: type(x) is np.ndarray)
 def _planned(factors: Sequence[Any], x: Any, axis: int) -> Any:
     """By the plan of the sizes (kernels/plan.py)."""
-    lead, trail = (x.shape[:-1], ()) if axis == -1 else (x.shape[:-2], x.shape[-1:])
     left, right = plan.sides(x.shape, axis)
-    p = plan.chain(tuple([F.shape for F in factors]), left, right, x.dtype.char)
+    return planned(plan.chain(tuple([F.shape for F in factors]), left, right, x.dtype.char), factors, x, axis)
+
+
+def planned(p: plan.Chain, factors: Sequence[Any], x: Any, axis: int) -> Any:
+    """NumPy arrays by this plan, `factors` being those of its groups."""
     if not p.flops:
         return _reference(factors, x, axis)
     if p.bytes > _check.PRODUCT_LIMIT:
         factor, m, _, before, after, *_ = p.largest
         where, advice = f"kron_matmul (factor {factor})", "Multiply fewer columns at a time"
         _check.check_bytes((before, m, after), x.itemsize, _check.PRODUCT_LIMIT, where, advice)
-    y = _in_slabs(factors, p, x) if p.split else _run(factors, p.steps, x)
-    return y.reshape((*lead, -1, *trail))
+    if p.split:
+        y = _in_slabs(factors, p, x)
+    else:
+        y = x
+        for step in p.steps:
+            y = _step(factors[step.factor], step, y, None)
+    if x.ndim == 1:
+        return y.reshape(-1)
+    return y.reshape((*x.shape[:-1], -1) if axis == -1 else (*x.shape[:-2], -1, x.shape[-1]))
 
 
 @kron_matmul.row("numpy on tensors", lambda factors, x, axis: _array.shares_with_numpy(x, *factors))
@@ -115,6 +125,33 @@ def _on_rows(factors: Sequence[Array], x: Array, axis: int) -> bool:
     return known and not _array.is_complex(x) and _array.takes_operators(x, *factors)
 
 
+def _gpu_route(factors: Sequence[Array], x: Array, axis: int) -> str:
+    """The row of a product with tensors on a GPU, "formed" or "device"; "" where there is none, or for other arrays."""
+    if not _array.is_torch(x) or not _array.on_gpu(x) or _array.is_complex(x) or not _array.size(x):
+        return ""
+    from .torch import layer
+
+    return layer.route(factors, x, axis)
+
+
+@kron_matmul.row("formed", lambda factors, x, axis: _gpu_route(factors, x, axis) == "formed")
+def _formed(factors: Sequence[Array], x: Array, axis: int) -> Array:
+    """Two factors multiplied out for rows in half precision on a GPU, one GEMM (kernels/torch/layer.py)."""
+    from .torch import layer
+
+    return layer.formed(factors[0], factors[1], x)
+
+
+@kron_matmul.row("device", lambda factors, x, axis: _gpu_route(factors, x, axis) == "device")
+def _on_tensors(factors: Sequence[Array], x: Array, axis: int) -> Array:
+    """By a plan for GPUs on tensors (kernels/torch/device.py); CPU tensors by its GEMMs, where this row is asked for."""
+    from .torch import device as own
+
+    left, right = plan.sides(x.shape, axis)
+    y = own.separated([F[None] if F.ndim == 2 else F for F in factors], x.reshape(left, -1, right))
+    return y.reshape((*x.shape[:-1], -1) if axis == -1 else (*x.shape[:-2], -1, right))
+
+
 @kron_matmul.row("torch", lambda factors, x, axis: len(factors) > 1 and _on_rows(factors, x, axis))
 def _chained(factors: Sequence[Array], x: Array, axis: int) -> Array:
     """In chunks of rows, with a backward of its own (kernels/torch/kron.py)."""
@@ -123,6 +160,14 @@ def _chained(factors: Sequence[Array], x: Array, axis: int) -> Array:
         afters.append(math.prod(sizes[i + 1 :]))
         sizes[i] = factors[i].shape[0]
     return _chain_of_tensors([factors[i] for i in sequence], x, afters)
+
+
+@kron_matmul.row("cuda", lambda factors, x, axis: _array.is_cupy(x))
+def _on_device(factors: Sequence[Array], x: Array, axis: int) -> Array:
+    """By a plan for GPUs: GEMMs of merged factors, and the fused kernel where it is faster (kernels/cuda)."""
+    from .cuda import rows
+
+    return rows.kron_matmul(factors, x, axis)
 
 
 def _chain_of_tensors(factors: Sequence[Array], x: Array, afters: Sequence[int]) -> Array:
@@ -146,16 +191,23 @@ def _run(factors: Sequence[Any], steps: Sequence[plan.Step], y: Any, out: Any = 
 def _step(F: Any, step: plan.Step, y: Any, out: Any) -> Any:
     """F along the middle axis of y, viewed as (left, n, right)."""
     _, m, n, left, right, form, _, gap = step
-    if out is None and gap:
-        out = _spaced(left, m * right, y.dtype).reshape(left, m, right)
-    if form == "from the left":
-        return np.matmul(F, y.reshape(n, right), out=None if out is None else out.reshape(m, right))
-    if form == "batched":
-        return np.matmul(F, y.reshape(left, n, right), out=None if out is None else out.reshape(left, m, right))
-    if form == "from the right":
-        return np.matmul(y.reshape(left, n), F.T, out=None if out is None else out.reshape(left, m))
+    if out is None and not gap:
+        if form == "from the right":
+            return np.matmul(y.reshape(left, n), F.T)
+        if form == "from the left":
+            return np.matmul(F, y.reshape(n, right))
+        if form == "batched":
+            return np.matmul(F, y.reshape(left, n, right))
     if out is None:
-        out = np.empty((left, m, right), y.dtype)
+        out = (_spaced(left, m * right, y.dtype) if gap else np.empty((left, m * right), y.dtype)).reshape(
+            left, m, right
+        )
+    if form == "from the right":
+        return np.matmul(y.reshape(left, n), F.T, out=out.reshape(left, m))
+    if form == "from the left":
+        return np.matmul(F, y.reshape(n, right), out=out.reshape(m, right))
+    if form == "batched":
+        return np.matmul(F, y.reshape(left, n, right), out=out.reshape(left, m, right))
     return _ROUTES[form](F, y, out, step)
 
 
@@ -332,15 +384,38 @@ def _planned_sum_on_tensors(factors: Sequence[Any], scales: None, x: Any, axis: 
     return _array.tensor_view(np.ascontiguousarray(y))
 
 
+def _scaled(factors: Sequence[Array], scales: Array | None) -> Sequence[Array]:
+    """The stacks of tensors with the scales in the last one."""
+    return factors if scales is None else (*factors[:-1], factors[-1] * scales[:, None, None])
+
+
+@separated_matmul.row("formed", lambda factors, scales, x, axis: _gpu_route(factors, x, axis) == "formed")
+def _formed_sum(factors: Sequence[Array], scales: Array | None, x: Array, axis: int) -> Array:
+    """The sum of the terms multiplied out, one GEMM."""
+    return _formed(_scaled(factors, scales), x, axis)
+
+
+@separated_matmul.row("device", lambda factors, scales, x, axis: _gpu_route(factors, x, axis) == "device")
+def _sum_on_tensors(factors: Sequence[Array], scales: Array | None, x: Array, axis: int) -> Array:
+    """x read once for all terms."""
+    return _on_tensors(_scaled(factors, scales), x, axis)
+
+
 @separated_matmul.row("torch", lambda factors, scales, x, axis: len(factors) == 2 and _on_rows(factors, x, axis))
 def _chained_sum(factors: Sequence[Array], scales: Array | None, x: Array, axis: int) -> Array:
     """Σ_l F_1[l] ⊗ F_2[l]: the last factors in one tall matrix, then the first ones in one wide matrix, as in `_stacked`."""
-    first, last = factors
-    if scales is not None:
-        last = last * scales[:, None, None]
+    first, last = _scaled(factors, scales)
     terms, m, n = last.shape
     tall, wide = last.reshape(terms * m, n), first.permute(1, 2, 0).reshape(first.shape[1], first.shape[2] * terms)
     return _chain_of_tensors([tall, wide], x, [1, m])
+
+
+@separated_matmul.row("cuda", lambda factors, scales, x, axis: _array.is_cupy(x))
+def _sum_on_device(factors: Sequence[Array], scales: Array | None, x: Array, axis: int) -> Array:
+    """By a plan for GPUs: x is read once for all terms (kernels/cuda)."""
+    from .cuda import rows
+
+    return rows.separated_matmul(factors, scales, x, axis)
 
 
 def _stacked(factors: Sequence[Any], shapes: Sequence[tuple[int, int]], y: Any, left: int, right: int) -> Any:

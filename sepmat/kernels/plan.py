@@ -200,6 +200,8 @@ def order(shapes: Sequence[tuple[int, int]]) -> list[int]:
 
 def sides(shape: tuple[int, ...], axis: int) -> tuple[int, int]:
     """(left, right) of x viewed as (left, n, right) along an axis, -1 or -2."""
+    if len(shape) == 1:
+        return 1, 1
     if axis == -1:
         return math.prod(shape[:-1]), 1
     return math.prod(shape[:-2]), shape[-1]
