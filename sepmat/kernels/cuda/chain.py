@@ -104,5 +104,6 @@ def _shaped(p: Plan, y: Array, x: Array, axis: int) -> Array:
 
 def _fits(step: Pass, arrays: int, x: Array, where: str) -> None:
     size = (arrays, step.left, step.m, step.right)
-    where = f"{where} (factors {step.modes[0]} to {step.modes[1] - 1})"
+    i, j = step.modes
+    where += f" (factor {i})" if j == i + 1 else f" (factors {i} to {j - 1})"
     _check.check_bytes(size, itemsize(x.dtype), _check.PRODUCT_LIMIT, where, "Multiply fewer columns at a time")
