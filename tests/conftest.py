@@ -5,10 +5,15 @@ it, a scale of zero allows no error, and the worst ratio of every named bound is
 """
 
 import contextlib
+import ctypes
+import datetime
+import functools
 import importlib
+import importlib.metadata
 import json
 import math
 import pathlib
+import subprocess
 import zlib
 
 import hypothesis
@@ -23,6 +28,7 @@ BACKENDS = {
     "array_api_strict": "array_api_strict",
     "torch": "array_api_compat.torch",
 }
+DEVICES = {"torch cuda": "array_api_compat.torch", "cupy": "array_api_compat.cupy"}  # for tests marked gpu
 
 worst: dict[str, float] = {}  # the largest ratio / limit seen for each named bound
 tally: dict[str, int] = {}  # how many inequalities were checked under each name, "" for those without one
@@ -103,16 +109,49 @@ def equal(found, expected, name):
 
 def namespace(name):
     """The array API namespace of a backend; the test is skipped, with the reason, where it is not installed."""
-    pytest.importorskip(name, reason=f"{name} is not installed")
-    return importlib.import_module(BACKENDS[name])
+    package = name.partition(" ")[0]
+    pytest.importorskip(package, reason=f"{package} is not installed")
+    return importlib.import_module((BACKENDS | DEVICES)[name])
+
+
+def onto(name, a):
+    """A NumPy array as a new array of a backend, or of a device."""
+    xp = namespace(name)
+    return xp.asarray(a, copy=True, device="cuda") if name == "torch cuda" else xp.asarray(a, copy=True)
 
 
 def host(x):
     """Any array as a NumPy array, without going through the library."""
     if hasattr(x, "detach"):
-        x = x.detach().resolve_conj().resolve_neg()
+        x = x.detach().resolve_conj().resolve_neg().cpu()
         return x.to(_torch().float32).numpy() if str(x.dtype).endswith("float16") else x.numpy()
-    return np.asarray(x)
+    return x.get() if library(x) == "cupy" else np.asarray(x)
+
+
+@functools.cache
+def cuda_devices():
+    """How many devices the driver of this machine offers; 0 without a driver. No library is imported for it."""
+    try:
+        driver, count = ctypes.CDLL("libcuda.so.1"), ctypes.c_int(0)
+    except OSError:
+        return 0
+    return count.value if driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 else 0
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """The one place that skips a test marked gpu: counted, with this reason."""
+    if item.get_closest_marker("gpu") and not cuda_devices():
+        pytest.skip("no CUDA device")
+
+
+@pytest.fixture(params=list(DEVICES))
+def device(request):
+    """The name of a library with arrays on the device; for tests marked gpu."""
+    namespace(request.param)
+    if request.param == "torch cuda" and not _torch().cuda.is_available():
+        pytest.skip("this torch was built for the CPU")
+    return request.param
 
 
 def _torch():
@@ -136,6 +175,35 @@ def xp(request):
 @pytest.fixture
 def rng(request):
     return np.random.default_rng(zlib.crc32(request.node.nodeid.encode()))
+
+
+FIGURES = pathlib.Path(__file__).resolve().parent.parent / "figures"
+
+
+def gpu_record(failed):
+    """What `pytest -m gpu` leaves in figures/gpu-parity.json: where it ran, the commit, checks and worst share of each bound."""
+    run = functools.partial(subprocess.run, capture_output=True, text=True)
+    query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    versions = {}
+    for name in ("sepmat", "numpy", "cupy-cuda13x", "torch"):
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    try:
+        gpu = run(query).stdout.strip()
+    except OSError:
+        gpu = "unknown"
+    return {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "gpu": gpu,
+        "versions": versions,
+        "commit": run(["git", "-C", str(FIGURES.parent), "rev-parse", "HEAD"]).stdout.strip(),
+        "failed": failed,
+        "checks": sum(tally.values()),
+        "tally": dict(sorted(tally.items())),
+        "worst": {name: float(f"{value:.3g}") for name, value in sorted(worst.items()) if math.isfinite(value)},
+    }
 
 
 def pytest_addoption(parser):
@@ -167,6 +235,9 @@ def pytest_testnodedown(node, error):
 
 
 def pytest_terminal_summary(terminalreporter):
+    if terminalreporter.config.option.markexpr == "gpu" and cuda_devices() and worst:
+        record = gpu_record(len(terminalreporter.stats.get("failed", [])))
+        (FIGURES / "gpu-parity.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     if worst:
         terminalreporter.write_sep("-", "largest error / bound")
         for name, value in sorted(worst.items()):

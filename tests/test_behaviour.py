@@ -19,10 +19,14 @@ ROOT = Path(__file__).resolve().parent.parent
 TABLE = table.cases()
 
 
-BACKENDS = ["numpy", "array_api_strict", "torch", *(["cupy"] if importlib.util.find_spec("cupy") else [])]
+BACKENDS = {"numpy": [], "array_api_strict": [], "torch": []}
+if importlib.util.find_spec("cupy"):
+    BACKENDS["cupy"] = [pytest.mark.gpu]
 
 
-@pytest.mark.parametrize("name, backend", [(n, b) for b in BACKENDS for n in TABLE if b in TABLE[n].on])
+@pytest.mark.parametrize(
+    "name, backend", [pytest.param(n, b, marks=m) for b, m in BACKENDS.items() for n in TABLE if b in TABLE[n].on]
+)
 def test_row(name, backend):
     try:
         outcome = run(TABLE[name], backend)
@@ -31,6 +35,7 @@ def test_row(name, backend):
     assert outcome.handled, f"{outcome.kind}: {outcome.detail}"
 
 
+@pytest.mark.gpu
 def test_row_on_cupy():
     """Where CuPy is not, this is the one test that is skipped for all of them."""
     pytest.importorskip("cupy", reason=f"cupy is not installed: {sum('cupy' in c.on for c in TABLE.values())} cases")
