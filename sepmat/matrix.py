@@ -17,29 +17,14 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Self, final
 
 from . import _array, _check
-from ._array import Array, Namespace
-from .errors import ArgumentError, BackendError, DTypeError, ShapeError
-
-
-class once:
-    """A property that is computed at the first look and an attribute from then on: functools.cached_property without its
-    lock, which torch.compile cannot trace."""
-
-    def __init__(self, compute: Callable[[Any], Any]) -> None:
-        self.compute, self.name, self.__doc__ = compute, compute.__name__, compute.__doc__
-
-    def __get__(self, instance: Any, owner: type) -> Any:
-        if instance is None:
-            return self
-        value = self.compute(instance)
-        object.__setattr__(instance, self.name, value)
-        return value
-
+from ._array import Array
+from .errors import ArgumentError, DTypeError, ShapeError
+from .frozen import Frozen
 
 structure = dataclasses.dataclass(frozen=True, eq=False, repr=False, init=False)
 
 
-class StructuredMatrix(abc.ABC):
+class StructuredMatrix(Frozen, abc.ABC):
     """A matrix that is stored, multiplied and solved by its structure.
 
     Data is frozen: a structure is one to a few arrays in a frozen dataclass. `xp`, dtype and device are read off
@@ -49,7 +34,6 @@ class StructuredMatrix(abc.ABC):
     """
 
     __array_ufunc__ = None  # lets x @ A and 2 * A reach us when x is a NumPy array
-    _memo: dict[Any, tuple[Any, Any]]
 
     # --- what a structure must say ------------------------------------------------------------------------------------
 
@@ -115,157 +99,9 @@ class StructuredMatrix(abc.ABC):
         """How the structure shows inside the repr of a larger one, and in messages."""
         return f"{type(self).__name__}({self._detail() or '×'.join(map(str, self.shape))})"
 
-    # --- arrays ---------------------------------------------------------------------------------------------------------
-
-    @classmethod
-    def _of(cls, **fields: Any) -> Self:
-        """A matrix from fields that are already right: no checks, no copies."""
-        new = object.__new__(cls)
-        for name in cls.__dataclass_fields__:  # type: ignore[attr-defined]
-            object.__setattr__(new, name, _freeze(fields[name]))
-        return new
-
-    def _fields(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self.__dataclass_fields__}  # type: ignore[attr-defined]
-
-    def _arguments(self) -> tuple[Any, ...]:
-        """What the constructor makes this matrix of, if that is not its fields: what comes from a file is checked by it."""
-        return tuple(self._fields().values())
-
-    def arrays(self) -> tuple[Array, ...]:
-        """The stored arrays, in the order of the fields."""
-        return self._arrays
-
-    @once
-    def _arrays(self) -> tuple[Array, ...]:
-        return tuple(leaf for value in self._fields().values() for leaf in _leaves(value))
-
-    @once
-    def _tensors(self) -> tuple[Array, ...]:
-        """Those of the arrays that others may write to or take gradients of."""
-        return tuple(a for a in self._arrays if _array.is_torch(a))
-
-    def map(self, fn: Callable[[Array], Array]) -> Self:
-        """The same structure with fn applied to every stored array (a cast, a move, a conjugation)."""
-        return self._of(**{name: _map(value, fn) for name, value in self._fields().items()})
-
-    @property
-    def xp(self) -> Namespace:
-        """The array API namespace of the stored arrays."""
-        return _array.array_namespace(*self.arrays())
-
-    @once
-    def dtype(self) -> Any:
-        first, *rest = self.arrays()
-        return first.dtype if all(a.dtype == first.dtype for a in rest) else self.xp.result_type(first, *rest)
-
-    @property
-    def device(self) -> Any:
-        return _array.device(self.arrays()[0])
-
     @property
     def ndim(self) -> int:
         return 2
-
-    @property
-    def num_parameters(self) -> int:
-        """The number of stored scalars."""
-        return sum(math.prod(a.shape) for a in self.arrays())
-
-    def astype(self, dtype: Any) -> Self:
-        """The same matrix in another floating point dtype of its library."""
-        given, dtype = dtype, _array.as_dtype(self.xp, dtype)
-        if dtype is None:
-            advice = "Use float32, float64, complex64 or complex128"
-            raise DTypeError("astype", "dtype", repr(given), "a floating point dtype of the library", advice)
-        if self._is_complex and not self.xp.isdtype(dtype, "complex floating"):
-            advice = "It would drop the imaginary part; use A.map(xp.real) if that is wanted"
-            raise DTypeError("astype", "dtype", f"{dtype} for a complex matrix", "a complex dtype", advice)
-        with _array.quiet():  # 1e300 is infinite in float32
-            return self if dtype == self.dtype else self.map(lambda a: _array.astype(a, dtype))
-
-    def _in_precision(self, dtype: Any) -> Self:
-        """The same matrix in the precision of a dtype; a real one stays real."""
-        return self.astype(dtype if self._is_complex else _array.real_dtype(self.xp, dtype))
-
-    def to_device(self, device: Any) -> Self:
-        """The same matrix on another device of its library."""
-        try:
-            return self.map(lambda a: _array.to_device(a, device))
-        except (ValueError, AssertionError, RuntimeError) as error:
-            library = _array.library(self.arrays()[0])
-            reason = str(error).partition("\n")[0]
-            raise BackendError(
-                "to_device",
-                "device",
-                f"{device!r} ({reason})",
-                f"a device of {library}",
-                "Use one that this machine has",
-            ) from None
-
-    @property
-    def _is_complex(self) -> bool:
-        return bool(self.xp.isdtype(self.dtype, "complex floating"))
-
-    def _remember(self, key: Any, compute: Callable[[], Any]) -> Any:
-        """A value computed from the arrays once: idempotent, dropped by map and pickling, never data."""
-        versions = _array.versions(self._tensors) if self._tensors else ()
-        if versions is None:
-            return compute()
-        memo = self.__dict__.get("_memo")
-        if memo is None:
-            memo = self.__dict__.setdefault("_memo", {})
-        found = memo.get(key)
-        if found is None or found[0] != versions:
-            found = memo[key] = (versions, compute())
-        return found[1]
-
-    @property
-    def _remembers(self) -> bool:
-        """Whether _remember keeps anything that is of use again: not where gradients are asked for, nor `_once`."""
-        if "_transient" in self.__dict__:
-            return False
-        return len(self._tensors) == 0 or _array.versions(self._tensors) is not None
-
-    def _once(self) -> "StructuredMatrix":
-        """This matrix, made for a single product: its plan makes nothing, such as a dense form, that pays later."""
-        self.__dict__["_transient"] = True
-        for value in self._fields().values():
-            for part in value if isinstance(value, tuple) else (value,):
-                if isinstance(part, StructuredMatrix):
-                    part._once()
-        return self
-
-    def _dense_transpose(self) -> Array:
-        """The dense transpose, whose rows meet a batch of rows without a turn."""
-        xp = self.xp
-        return xp.asarray(xp.matrix_transpose(self._to_dense()), copy=True)
-
-    def _times_dense(self, x: Array, axis: int) -> Array:
-        """_apply by the remembered dense form, for a plan that says so."""
-        D = self._remember("dense", self._dense_transpose)
-        return x @ D if axis == -1 else self.xp.matrix_transpose(D) @ x
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self._fields()
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update({name: _freeze(value) for name, value in state.items()})
-
-    def equals(self, other: object) -> bool:
-        """Whether other is of the same class, shape and dtype and stores the same numbers."""
-        if type(other) is not type(self) or not isinstance(other, StructuredMatrix):
-            return False
-        mine, theirs = self.arrays(), other.arrays()
-        return (
-            self.shape == other.shape
-            and len(mine) == len(theirs)
-            and all(
-                _array.library(a) == _array.library(b) and a.dtype == b.dtype and a.shape == b.shape
-                for a, b in zip(mine, theirs, strict=True)
-            )
-            and all(bool(self.xp.all(a == b)) for a, b in zip(mine, theirs, strict=True))
-        )
 
     # --- transposes -----------------------------------------------------------------------------------------------------
 
@@ -462,6 +298,16 @@ class StructuredMatrix(abc.ABC):
         with _array.quiet():
             return self._to_dense()
 
+    def _dense_transpose(self) -> Array:
+        """The dense transpose, whose rows meet a batch of rows without a turn."""
+        xp = self.xp
+        return xp.asarray(xp.matrix_transpose(self._to_dense()), copy=True)
+
+    def _times_dense(self, x: Array, axis: int) -> Array:
+        """_apply by the remembered dense form, for a plan that says so."""
+        D = self._remember("dense", self._dense_transpose)
+        return x @ D if axis == -1 else self.xp.matrix_transpose(D) @ x
+
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
         """np.asarray(A) is an explicit request: to_dense under the same limit."""
         if copy is False:
@@ -487,28 +333,6 @@ class StructuredMatrix(abc.ABC):
     def __repr__(self) -> str:
         parts = (self._detail(), f"shape={self.shape}", _array.dtype_name(self.dtype))
         return f"{type(self).__name__}({', '.join(filter(None, parts))})"
-
-
-def _leaves(value: Any) -> Iterator[Array]:
-    if isinstance(value, StructuredMatrix):
-        yield from value.arrays()
-    elif isinstance(value, tuple):
-        for v in value:
-            yield from _leaves(v)
-    elif _array.is_array(value):
-        yield value
-
-
-def _map(value: Any, fn: Callable[[Array], Array]) -> Any:
-    if isinstance(value, StructuredMatrix):
-        return value.map(fn)
-    if isinstance(value, tuple):
-        return tuple(_map(v, fn) for v in value)
-    return fn(value) if _array.is_array(value) else value
-
-
-def _freeze(value: Any) -> Any:
-    return tuple(_freeze(v) for v in value) if isinstance(value, tuple) else _array.freeze(value)
 
 
 def _take(x: Array, indices: Sequence[int], axis: int) -> Array:

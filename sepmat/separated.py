@@ -9,6 +9,7 @@ from . import _array, _check
 from ._array import Array
 from .basic import Dense, Identity, is_identity
 from .errors import DTypeError, ShapeError, SizeLimitError
+from .frozen import once
 from .kernels import plan
 from .kernels.kron import merged, separated_matmul, stacks_laid_out
 from .kernels.terms import inner, parallel, sweep
@@ -28,7 +29,7 @@ from .linalg import (
     solve,
     trace,
 )
-from .matrix import Scaled, StructuredMatrix, closed_product, closed_sum, once, structure
+from .matrix import Scaled, StructuredMatrix, closed_product, closed_sum, structure
 
 __all__ = ["Separated"]
 

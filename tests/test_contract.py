@@ -553,6 +553,15 @@ def test_gradients(case, dtype):
     assert torch.autograd.gradcheck(products, (x, y, *arrays))
 
 
+def test_the_same_numbers_are_not_the_same_matrix():
+    """equals looks at all fields: at the classes of the parts, and at what is no array."""
+    c, eye = np.array([1.0, 2.0, 3.0]), np.eye(2)
+    assert not sm.Kronecker(sm.Circulant(c), eye).equals(sm.Kronecker(sm.SkewCirculant(c), eye))
+    assert sm.Kronecker(sm.Circulant(c), eye).equals(sm.Kronecker(sm.Circulant(c), eye))
+    W = sm.LowDisplacementRank(np.ones((3, 1)), c[:, None])
+    assert not W.equals(W.T) and W.equals(W.T.T) and W.equals(W.map(np.copy))
+
+
 def test_gradients_of_algebra():
     """Through sums, products, multiples and conjugates, and through several products with one matrix."""
     torch = pytest.importorskip("torch")

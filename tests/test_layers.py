@@ -18,9 +18,10 @@ LAYERS = {
     "_container": (0, 3),
     "_bounds": (0, 0),
     "kernels": (1, 0),
-    "matrix": (2, 0),
-    "linalg": (2, 1),
-    "inverses": (2, 2),
+    "frozen": (2, 0),
+    "matrix": (2, 1),
+    "linalg": (2, 2),
+    "inverses": (2, 3),
     "basic": (3, 0),  # Dense and Identity serve the two families beside it
     "low_rank": (3, 1),
     "kronecker": (3, 1),
