@@ -2,11 +2,10 @@
 
 import dataclasses
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
-from . import _array, _check
+from . import _array, _check, errors
 from ._array import Array
 from .algebra import relative_distance
 from .compress import as_separated, check_condition, compress
@@ -125,8 +124,7 @@ def most_terms(shapes: Sequence[tuple[int, int]]) -> int:
 
 
 def warn(where: str, steps: str, error: float) -> None:
-    text = f"{where}: not converged after {steps}, at a relative error of {error:.3e}"
-    warnings.warn(text, ConvergenceWarning, stacklevel=3)
+    errors.warn(ConvergenceWarning, f"{where}: not converged after {steps}, at a relative error of {error:.3e}")
 
 
 # scaling ------------------------------------------------------------------------------------------------------------------

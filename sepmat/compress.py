@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import warnings
 from typing import Any
 
 from . import _array, _check
@@ -10,7 +9,7 @@ from ._array import Array
 from .cp import DenseCore, TrainCore, fit_core
 from .cp.cores import Core, scales, terms_norm, unit, vector_norm
 from .cp.train import Train, dense, difference, from_terms, mode_vectors, norm, rounded
-from .errors import ArgumentError, ConvergenceWarning, DTypeError, PrecisionWarning, UnsupportedError
+from .errors import ArgumentError, ConvergenceWarning, DTypeError, PrecisionWarning, UnsupportedError, warn
 from .fit import Fit, condition_of, smallest_rank, svd, tail_norms
 from .kernels.terms import scaled
 from .linalg import convert
@@ -75,21 +74,19 @@ def compress(
         tol = _check.as_tolerance(tol, where)
     fit, attainable = fewer_terms(A, rank, tol, cap, penalty, rng)
     if tol is not None and tol < attainable:
-        warnings.warn(
+        warn(
+            PrecisionWarning,
             f"compress: tol: {tol:.1e} < {attainable:.1e} = u κ, the unit roundoff of {_array.dtype_name(A.dtype)} times the "
             f"condition number of the terms of A; the relative error is {fit.relative_error:.1e}",
-            PrecisionWarning,
-            stacklevel=2,
         )
     elif not fit.converged:
         missed = (
             f"has not settled after {fit.iterations} steps" if tol is None else f"has not come down to tol = {tol:.1e}"
         )
-        warnings.warn(
+        warn(
+            ConvergenceWarning,
             f"compress: the fit {missed} (relative error {fit.relative_error:.1e}, condition number "
             f"{fit.condition_number:.1e}); set max_condition, or allow more terms",
-            ConvergenceWarning,
-            stacklevel=2,
         )
     return fit
 

@@ -7,6 +7,12 @@ Every error is raised with five parts, and every message has one form:
     sepmat.errors.ShapeError: kron: factors: empty; expected at least one. Use Identity(n, like=array).
 """
 
+import contextlib
+import functools
+import os
+import sys
+import warnings
+from types import FrameType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # SciPy has no type stubs; it is a ValueError since NumPy 1.25
@@ -33,6 +39,11 @@ __all__ = [
 
 
 LONGEST = 240  # characters that a value may take in a message
+INSIDE = (
+    os.path.dirname(__file__) + os.sep,
+    functools.__file__,
+    contextlib.__file__,
+)  # what a warning does not point into
 
 
 class SepmatError(Exception):
@@ -102,3 +113,12 @@ class ConvergenceWarning(UserWarning):
 
 class ConditionWarning(UserWarning):
     """The matrix is so ill-conditioned that the result has few correct digits."""
+
+
+def warn(category: type[Warning], text: str) -> None:
+    """Warn at the line that called the library, however deep in it the trouble showed."""
+    frame: FrameType | None = sys._getframe(1)
+    level = 2
+    while frame is not None and frame.f_code.co_filename.startswith(INSIDE):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(text, category, stacklevel=level)

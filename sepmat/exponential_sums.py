@@ -6,13 +6,12 @@ precision, whatever library the result is asked in.
 
 import itertools
 import math
-import warnings
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from . import _array, _check
 from ._array import Array
-from .errors import ArgumentError, PrecisionWarning
+from .errors import ArgumentError, PrecisionWarning, warn
 
 __all__ = ["ExponentialSum", "exponential_sum"]
 
@@ -80,8 +79,9 @@ def exponential_sum(
         got = f"{R:g} with power {power:g}"
         raise ArgumentError(where, "R", got, "powers of x that stay within 1e±30 on [1, R]", "Make R or power smaller")
     if tol is not None and error > goal:
-        text = f"{where}: tol: {goal:.1e} is below what double precision gives; the error is {error:.1e}"
-        warnings.warn(text, PrecisionWarning, stacklevel=2)
+        warn(
+            PrecisionWarning, f"{where}: tol: {goal:.1e} is below what double precision gives; the error is {error:.1e}"
+        )
     xp, place = _array.array_namespace(like), {"dtype": like.dtype, "device": _array.device(like)}
     values, k = [math.exp(v) for v in p.tolist()], p.shape[0] // 2
     return ExponentialSum(xp.asarray(values[:k], **place), xp.asarray(values[k:], **place), error)

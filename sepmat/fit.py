@@ -2,12 +2,11 @@
 
 import dataclasses
 import math
-import warnings
 from typing import Any
 
 from . import _array, _check
 from ._array import Array
-from .errors import DTypeError, PrecisionWarning
+from .errors import DTypeError, PrecisionWarning, warn
 from .matrix import StructuredMatrix
 from .separated import Separated
 
@@ -67,11 +66,10 @@ def check_tolerance(tol: Any, M: Array, where: str) -> float:
     value = _check.as_tolerance(tol, where)
     u = _array.unit_roundoff(_array.array_namespace(M), M.dtype)
     if value < u:
-        warnings.warn(
+        warn(
+            PrecisionWarning,
             f"{where}: tol: {value:.1e} is below the unit roundoff {u:.1e} of {_array.dtype_name(M.dtype)}; "
             f"the error will stay near {u:.0e}",
-            PrecisionWarning,
-            stacklevel=3,
         )
     return value
 
@@ -80,11 +78,10 @@ def check_attainable(tol: Any, A: Separated, where: str) -> float:
     """A relative tolerance; PrecisionWarning where A cannot be evaluated to it: tol < κ u (Beylkin & Mohlenkamp)."""
     value, attainable = _check.as_tolerance(tol, where), A.attainable_error()
     if value < attainable:
-        warnings.warn(
+        warn(
+            PrecisionWarning,
             f"{where}: tol: {value:.1e} < {attainable:.1e} = u κ, the unit roundoff of {_array.dtype_name(A.dtype)} times "
             f"the condition number {A.condition_number:.1e} of the terms; the error will stay near {attainable:.0e}",
-            PrecisionWarning,
-            stacklevel=3,
         )
     return value
 

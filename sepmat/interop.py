@@ -10,13 +10,12 @@ import functools
 import importlib
 import inspect
 import math
-import warnings
 from collections.abc import Callable
 from typing import Any
 
 from . import _array, _check
 from ._array import Array
-from .errors import ArgumentError, BackendError, ConvergenceWarning, DTypeError, ShapeError
+from .errors import ArgumentError, BackendError, ConvergenceWarning, DTypeError, ShapeError, warn
 from .matrix import StructuredMatrix
 
 __all__ = ["Solution", "aslinearoperator", "cg", "gmres", "lsmr", "minres"]
@@ -364,11 +363,10 @@ def _gathered(found: list[Solution], b: Array, A: StructuredMatrix, dtype: Any) 
 
 def _warned(result: Solution, where: str, tolerance: str) -> Solution:
     if not result.converged:
-        warnings.warn(
+        warn(
+            ConvergenceWarning,
             f"{where}: not converged after {result.iterations} iterations: relative residual {result.relative_residual:.1e}; "
             f"expected {tolerance}. Use more iterations, another preconditioner M, or sm.solve where it has a rule.",
-            ConvergenceWarning,
-            stacklevel=3,
         )
     return result
 

@@ -10,14 +10,13 @@ several starts are tried.
 """
 
 import math
-import warnings
 from collections.abc import Iterator
 from typing import Any, NamedTuple, cast
 
 from . import _array, _check
 from ._array import Array
 from .displacement import LowDisplacementRank, displacement
-from .errors import ConvergenceWarning
+from .errors import ConvergenceWarning, warn
 from .fit import Fit, as_target, relative_error, svd
 from .linalg import convert
 from .matrix import StructuredMatrix
@@ -54,11 +53,10 @@ def nearest_displacement(M: Any, rank: int, seed: Any = 0) -> Fit:
     """
     fit = fit_displacement(M, rank, seed, "nearest_displacement")
     if not fit.converged:
-        warnings.warn(
+        warn(
+            ConvergenceWarning,
             f"nearest_displacement: not settled after {fit.iterations} sweeps, "
             f"at a relative error of {fit.relative_error:.3e}",
-            ConvergenceWarning,
-            stacklevel=2,
         )
     return fit
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -12,7 +11,7 @@ from .compress import check_condition, compress
 from .cp import DenseCore, fit_core
 from .cp.cores import scales, terms_norm, unit
 from .cp.optimise import alternate
-from .errors import ConvergenceWarning, ShapeError
+from .errors import ConvergenceWarning, ShapeError, warn
 from .fit import Fit, check_attainable, check_tolerance, condition_of
 from .kronecker import as_shapes
 from .modes import Compressed, Unfolded, compress_modes, grouped_pairs, least_rank, refine_modes, unfolded, weakest
@@ -97,11 +96,10 @@ def nearest_separated(
     if tol is not None and tol >= u and isinstance(fit.matrix, Separated):
         check_attainable(tol, fit.matrix, where)
     if not fit.converged:
-        warnings.warn(
+        warn(
+            ConvergenceWarning,
             f"nearest_separated: the fit has not settled after {fit.iterations} steps (relative error "
             f"{fit.relative_error:.1e}, condition number {fit.condition_number:.1e}); set max_condition, or allow more terms",
-            ConvergenceWarning,
-            stacklevel=2,
         )
     return fit
 
