@@ -45,6 +45,7 @@ LAYERS = {
     "tree": (4, 1),
     "exponential_sums": (4, 1),
     "symmetric_powers": (4, 1),
+    "symmetric_sums": (4, 2),
     "cp": (4, 2),  # starts from the tree
     "sources": (4, 2),
     "modes": (4, 2),
