@@ -12,7 +12,7 @@ what is remembered, defaults, and what runs once at import. A mutant that no tes
 
 The sample is stratified: the list of all mutants, module after module and line after line, is cut into as many equal parts
 as mutants are wanted, and one is drawn from each part. They are tried in random order and written down one by one to
-FILE.tried, so that a run that is cut off is a random sample too, and goes on when it is started again.
+FILE.tried, so that a run that is cut off is a random sample too, and goes on when it is started again with the same files.
 """
 
 import argparse
@@ -21,6 +21,7 @@ import difflib
 import functools
 import gc
 import json
+import marshal
 import math
 import os
 import pathlib
@@ -198,7 +199,7 @@ class Runner:
         gc.freeze()  # so that children share this memory
         by_name = {i.nodeid: i for i in items}
         reached = self.reached(items)
-        every = [(str(path.relative_to(ROOT)), *mutant) for path in self.options.modules for mutant in mutants(path)]
+        every = self.every()
         chosen = sample(len(every), self.options.sample or len(every), self.options.seed)
         log = self.options.reach.with_suffix(".tried") if self.options.reach else None
         known = dict(map(json.loads, log.read_text().splitlines())) if log and log.exists() else {}
@@ -209,6 +210,16 @@ class Runner:
         known |= {str(k): verdict for part in found for k, verdict in part.items()}
         self.summary(every, {int(k): verdict for k, verdict in known.items()}, time.monotonic() - start)
         return True
+
+    def every(self):
+        """(file, name, first line, code, what changed) of every mutant; kept beside the other file, since it takes minutes"""
+        kept = self.options.reach.with_suffix(".mutants") if self.options.reach else None
+        if kept and kept.exists():
+            return marshal.loads(kept.read_bytes())
+        found = [(str(path.relative_to(ROOT)), *mutant) for path in self.options.modules for mutant in mutants(path)]
+        if kept:
+            kept.write_bytes(marshal.dumps(found))
+        return found
 
     def summary(self, every, verdicts, seconds):
         """Print it, and write it to the record where it is about the whole core."""
@@ -258,8 +269,10 @@ class Runner:
 
     def judged(self, jobs, by_name, reached, live, log):
         """{number: killed, survived or not reached}, also written to the log as they come"""
-        found = {}
+        found, start = {}, time.monotonic()
         for k, (path, _, line, code, _) in jobs:
+            if time.monotonic() - start > self.options.seconds:
+                break
             key = (str(ROOT / path), line)
             tests = spread(reached.get(key, []), self.options.budget)
             if not tests or key not in live:
@@ -369,6 +382,9 @@ def main():
     parser.add_argument("--sample", type=int, help="so many mutants of them all (default: every one)")
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
     parser.add_argument("--jobs", type=int, default=1, help="mutants at a time")
+    parser.add_argument(
+        "--seconds", type=float, default=math.inf, help="stop after this time; the same command goes on"
+    )
     parser.add_argument("--reach", type=pathlib.Path, help="file that keeps which test calls which function")
     parser.add_argument("--tests", nargs="+", default=["tests"], help="tests to choose from (default: all)")
     options = parser.parse_args()
