@@ -49,7 +49,7 @@ def chain(factors: Sequence[Tensor], x: Tensor, afters: Sequence[int]) -> Tensor
         part = x[rows]
         count = part.shape[0]
         for k, (F, before, after) in enumerate(steps):
-            part = _product(F, part, count * before, after, y[rows] if k == len(steps) - 1 else None)
+            part = product(F, part, count * before, after, y[rows] if k == len(steps) - 1 else None)
     return y
 
 
@@ -72,16 +72,16 @@ def chain_backward(
         met, grad = [x[rows]], g[rows]
         count = grad.shape[0]
         for F, before, after in steps[:-1]:
-            met.append(_product(F, met[-1], count * before, after))
+            met.append(product(F, met[-1], count * before, after))
         for k, (F, before, after) in reversed(list(enumerate(steps))):
             left = count * before
             totals[k] += _outer(grad, met[k], left, after)
             if k or needs_x:
-                grad = _product(F.mT, grad, left, after, None if k else dx[rows])
+                grad = product(F.mT, grad, left, after, None if k else dx[rows])
     return [*(t.to(x.dtype) if half else t for t in totals), dx]
 
 
-def _product(F: Tensor, y: Tensor, left: int, right: int, out: Tensor | None = None) -> Tensor:
+def product(F: Tensor, y: Tensor, left: int, right: int, out: Tensor | None = None) -> Tensor:
     """F along the middle axis of y viewed as (left, n, right), into out where it is given."""
     m, n = F.shape
     if right == 1:

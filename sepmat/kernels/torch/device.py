@@ -1,0 +1,197 @@
+"""Sums of Kronecker products on tensors of a GPU: one operator; there it is the compiled kernel or merged GEMMs, by the plan.
+
+    y[o, :, i] = Σ_l (F_1[l] ⊗ … ⊗ F_d[l]) x[o, :, i]        x (outer, Π n_k, inner), F_k (terms, m_k, n_k)
+
+The passes are those of kernels/cuda/plan.py, by sizes alone. The kernel is launched with pointers on torch's current stream, and
+all memory is torch's: side streams, graphs and the caching allocator stay in order. Where there is no kernel (the CPU, a machine
+without CuPy) the plan is one of GEMMs.
+
+Derivatives are made of the operator itself and of GEMMs, so every order of them is right: in x with the transposed factors,
+in the factors by halves (`factor_gradients`).
+"""
+
+import functools
+import importlib.util
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..cuda import chain, launch, plan
+from ..cuda.specialise import Specialisation
+from . import derivative, one_by_one, operator
+from .kron import product
+
+Launch = Callable[..., None]  # launch.launch without the module
+
+DTYPES = (torch.float32, torch.float64)  # what the kernel is compiled for
+LIMITS = plan.H100  # of the device, for the plans
+
+
+def launches(device: torch.device) -> Launch | None:
+    """How the kernel is launched on torch's current stream of a device; None where there is no kernel."""
+    return _on_stream(device.index) if device.type == "cuda" and _has_cupy() else None
+
+
+@functools.cache
+def _has_cupy() -> bool:
+    return importlib.util.find_spec("cupy") is not None
+
+
+def _on_stream(device: int) -> Launch:
+    cupy = launch.import_cupy("torch")
+
+    def run(spec: Specialisation, *arguments: int, **options: int) -> None:
+        with cupy.cuda.Device(device), _stream(torch.cuda.current_stream(device).cuda_stream, device):
+            launch.launch(launch.module(spec), spec, *arguments, **options)
+
+    return run
+
+
+@functools.lru_cache(maxsize=256)
+def _stream(pointer: int, device: int) -> Any:
+    return launch.import_cupy("torch").cuda.ExternalStream(pointer, device)
+
+
+class _Products(chain.Products):
+    """The passes of a plan on tensors; the kernel reads the packed factors where they are."""
+
+    def __init__(self, launch: Launch | None, factors: Tensor, sizes: Sequence[int], transposed: bool) -> None:
+        self.launch, self.factors, self.transposed = launch, factors, transposed
+        self.starts = (0, *itertools.accumulate(sizes))
+
+    def one(self, F: Tensor, y: Tensor, left: int, right: int) -> Tensor:
+        return product(F, y, left, right)
+
+    def each(self, F: Tensor, y: Tensor, left: int, right: int) -> Tensor:
+        y = y.reshape(left, F.shape[2], F.shape[0], right)
+        return torch.stack([product(F[l], y[:, :, l], left, right) for l in range(F.shape[0])], dim=1)
+
+    def kernel(self, step: plan.Pass, factors: Sequence[Tensor], y: Tensor) -> Tensor:
+        """One launch, or in the middle of a sum one for each term."""
+        spec, (i, j), terms = step.specialisation, step.modes, self.factors.shape[0]
+        if spec is None or self.launch is None:
+            return super().kernel(step, factors, y)
+        packed = self.factors[:, self.starts[i] : self.starts[j]].contiguous()
+        many = spec.kind == "spread" or (spec.kind == "one" and terms > 1)
+        x, out = y.contiguous(), y.new_empty(terms if many else 1, step.left, step.m, step.right)
+        if spec.kind != "one":
+            parts, count = [(x, packed, out)], terms
+        else:
+            parts, count = list(zip(x.reshape(terms, -1), packed, out, strict=True)), 1
+        for part in parts:
+            addresses = [t.data_ptr() for t in part]
+            self.launch(spec, *addresses, step.left, step.right, count, transposed=int(self.transposed))
+        return out
+
+
+# the operator -----------------------------------------------------------------------------------------------------------
+
+Shapes = Sequence[tuple[int, int]]
+
+
+def separated(factors: Sequence[Tensor], x: Tensor) -> Tensor:
+    """y[o, :, i] = Σ_l (F_1[l] ⊗ … ⊗ F_d[l]) x[o, :, i] for factors (terms, m_k, n_k) and x (outer, Π n_k, inner), any strides."""
+    packed = torch.cat([F.flatten(1) for F in factors], dim=1)
+    return kronecker(packed, x, [side for F in factors for side in F.shape[1:]], False)
+
+
+def _shapes(sides: Sequence[int], transposed: bool) -> tuple[tuple[int, int], ...]:
+    """The shapes of the factors that x meets."""
+    rows, columns = sides[::2], sides[1::2]
+    return tuple(zip(columns, rows, strict=True) if transposed else zip(rows, columns, strict=True))
+
+
+def _unpacked(factors: Tensor, sides: Sequence[int], transposed: bool) -> list[Tensor]:
+    """The factors that x meets, (terms, m_k, n_k)."""
+    pairs = list(zip(sides[::2], sides[1::2], strict=True))
+    parts = factors.split([m * n for m, n in pairs], dim=1)
+    found = [part.unflatten(1, pair) for part, pair in zip(parts, pairs, strict=True)]
+    return [F.mT for F in found] if transposed else found
+
+
+def _folded(op: Any) -> Callable[..., Any]:
+    """vmap: a batch of x is more of `outer`; where factors have one, the slices are taken one after the other."""
+    each = one_by_one(op)
+
+    def run(info: Any, in_dims: tuple[Any, ...], factors: Tensor, x: Tensor, *rest: Any) -> tuple[Tensor, int]:
+        if in_dims[0] is not None or in_dims[1] is None:
+            return each(info, in_dims, factors, x, *rest)
+        x = x.movedim(in_dims[1], 0)
+        return op(factors, x.flatten(0, 1), *rest).unflatten(0, x.shape[:2]), 0
+
+    return run
+
+
+def _like_result(factors: Tensor, x: Tensor, sides: Sequence[int], transposed: bool) -> Tensor:
+    return x.new_empty(x.shape[0], math.prod(m for m, _ in _shapes(sides, transposed)), x.shape[2])
+
+
+@operator(_like_result, _folded)
+def kronecker(factors: Tensor, x: Tensor, sides: Sequence[int], transposed: bool) -> Tensor:
+    """`separated` on factors as the kernel reads them: (terms, Σ m_k n_k), row by row; sides: m_1, n_1, m_2, n_2, …
+
+    transposed: by the transposes of the factors, x (outer, Π m_k, inner).
+    """
+    shapes, terms, (outer, _, inner) = _shapes(sides, transposed), factors.shape[0], x.shape
+    if not (terms and x.numel() and all(m for m, _ in shapes)):
+        return _like_result(factors, x, sides, transposed).zero_()
+    run = launches(x.device)
+    p = plan.plan(shapes, outer, str(x.dtype).removeprefix("torch."), terms, inner, LIMITS, run is not None)
+    found = _unpacked(factors, sides, transposed)
+    products = _Products(run, factors, [m * n for m, n in shapes], transposed)
+    if terms == 1:
+        return chain.kron(p, [F[0] for F in found], x, -2, products).contiguous()
+    return chain.separated(p, found, None, x, -2, products).contiguous()
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    factors, x, ctx.sides, ctx.transposed = inputs
+    ctx.save_for_backward(factors, x if ctx.needs_input_grad[0] else None)
+
+
+@derivative(kronecker, _keep)
+def _gradients(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+    (factors, x), sides, transposed = ctx.saved_tensors, ctx.sides, ctx.transposed
+    total = dx = None
+    if ctx.needs_input_grad[1]:
+        dx = kronecker(factors, g, sides, not transposed)
+    if ctx.needs_input_grad[0]:
+        x, g = (g, x) if transposed else (x, g)  # gᵀ Fᵀ x = xᵀ F g
+        terms = [torch.cat(factor_gradients(F[None], x, g, sides), dim=0) for F in factors]
+        total = torch.stack(terms) if terms else factors
+    return total, dx, None, None
+
+
+def factor_gradients(factors: Tensor, x: Tensor, g: Tensor, sides: Sequence[int]) -> list[Tensor]:
+    """The gradients of the factors (1, Σ m_k n_k) of one product, each flat, from that of its result, g (outer, Π m_k, inner).
+
+    By halves: the first factors meet g and the last ones applied to x, the last ones meet x and the transposed first ones
+    applied to g. For d factors 2 ⌈log2 d⌉ products of the size of x, and a GEMM for each factor.
+    """
+    if len(sides) == 2:
+        return [_outer(g, x).reshape(-1)]
+    half = len(sides) // 4 * 2
+    first, last = sides[:half], sides[half:]
+    outer, inner, (m, n), (p, q) = (
+        x.shape[0],
+        x.shape[2],
+        *((math.prod(s[::2]), math.prod(s[1::2])) for s in (first, last)),
+    )
+    head, tail = factors.split(
+        [sum(math.prod(pair) for pair in zip(s[::2], s[1::2], strict=True)) for s in (first, last)], 1
+    )
+    x, g = x.reshape(outer * n, q, inner), g.reshape(outer, m, p * inner)
+    y, z = kronecker(tail, x, last, False), kronecker(head, g, first, True)
+    found = factor_gradients(head, y.reshape(outer, n, p * inner), g, first)
+    return found + factor_gradients(tail, x, z.reshape(outer * n, p, inner), last)
+
+
+def _outer(g: Tensor, x: Tensor) -> Tensor:
+    """Σ_o g[o] x[o]ᵀ for g (outer, m, inner), x (outer, n, inner): a GEMM, or a batch of them where their sum is no longer than x."""
+    if not x.numel() or x.shape[2] >= min(g.shape[1], x.shape[1]):
+        return torch.bmm(g, x.mT).sum(dim=0)
+    return g.mT.reshape(-1, g.shape[1]).mT @ x.mT.reshape(-1, x.shape[1])
