@@ -485,5 +485,11 @@ def test_layers_in_one_graph(monkeypatch):
         found = compiled(x)
         found.sum().backward()
         exact = x.double() @ update.to_dense().detach().double().T
-        check(float((found.detach().double() - exact).norm()), float(exact.norm()), 8, "bfloat16", "direct layers by themselves")
+        check(
+            float((found.detach().double() - exact).norm()),
+            float(exact.norm()),
+            8,
+            "bfloat16",
+            "direct layers by themselves",
+        )
     assert graphs.frame_count == 1 and "sepmat" not in str(graphs.graphs)
