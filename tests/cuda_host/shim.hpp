@@ -28,7 +28,7 @@
 #define __device__
 #define __host__
 #define __forceinline__ inline
-#define __launch_bounds__(threads)
+#define __launch_bounds__(...)
 #define __syncthreads() cuda_host::me->wait()
 #define threadIdx (cuda_host::me->thread)
 #define blockIdx (cuda_host::me->block)

@@ -68,12 +68,12 @@ struct Stage {
 
 using Last = Stage<STAGES - 1>;
 
-__device__ __forceinline__ int padded(int i) { return i + i / KRON_PAD; }
+__device__ __forceinline__ unsigned padded(unsigned i) { return i + i / KRON_PAD; }
 
 // Where entry j of a piece lies in shared memory, the tile being (·, WIDTH, STEP): linear in j where the padding is.
 template <int WIDTH, int STEP>
-__device__ __forceinline__ int entry(int piece, int j) {
-    const int start = STEP == 1 ? piece * WIDTH : piece / STEP * (STEP * WIDTH) + piece % STEP;
+__device__ __forceinline__ unsigned entry(unsigned piece, unsigned j) {
+    const unsigned start = STEP == 1 ? piece * WIDTH : piece / STEP * (STEP * WIDTH) + piece % STEP;
     if constexpr (STEP % KRON_PAD == 0) return padded(start) + j * (STEP + STEP / KRON_PAD);
     if constexpr (KRON_PAD % (STEP * WIDTH) == 0) return padded(start) + j * STEP;
     return padded(start + j * STEP);
@@ -127,7 +127,7 @@ __device__ __forceinline__ void stage(const T* factors, const T* shared, Put put
     constexpr bool ALL = ADD && K == STAGES - 1;
 #pragma unroll(ALL ? S::ROUNDS : 1)
     for (int round = 0; round < S::ROUNDS; ++round) {
-        const auto piece = [round](int s) { return int(threadIdx.x) + (round * S::SIDE + s) * THREADS; };
+        const auto piece = [round](int s) { return threadIdx.x + (round * S::SIDE + s) * THREADS; };
         T v[S::SIDE][S::IN];
 #pragma unroll
         for (int s = 0; s < S::SIDE; ++s)
@@ -145,7 +145,7 @@ template <int K>
 __device__ __forceinline__ void stages_before_the_last(const T* factors, T* shared) {
     if constexpr (K < STAGES - 1) {
         using S = Stage<K>;
-        stage<K>(factors, shared, [&](int, int piece, int j, T value) {
+        stage<K>(factors, shared, [&](int, unsigned piece, int j, T value) {
             shared[S::TO + entry<S::OUT, S::STEP>(piece, j)] = value;
         });
         __syncthreads();
@@ -153,39 +153,60 @@ __device__ __forceinline__ void stages_before_the_last(const T* factors, T* shar
     }
 }
 
-// The factors of one term into shared memory, row by row whichever way they are stored.
+// Where entry e of the factors of a term is found if each of them is stored as its transpose.
 template <int MODE>
-__device__ __forceinline__ void take_factors(const T* factors, T* slot, bool transposed) {
-    if constexpr (MODE < MODES) {
-        constexpr int m = M[MODE], n = N[MODE], start = factor_at(MODE);
-        for (int e = threadIdx.x; e < m * n; e += THREADS)
-            slot[start + e] = factors[start + (transposed ? e % n * m + e / n : e)];
-        take_factors<MODE + 1>(factors, slot, transposed);
+__device__ __forceinline__ int transposed_at(int e) {
+    if constexpr (MODE == MODES) {
+        return 0;
+    } else {
+        constexpr int start = factor_at(MODE), m = M[MODE], n = N[MODE];
+        return e < start + m * n ? start + (e - start) % n * m + (e - start) / n : transposed_at<MODE + 1>(e);
     }
 }
 
-// The part of x or y that a tile covers: (rows, LENGTH, columns) of it lie inside.
-template <class Pointer, int LENGTH>
+// The factors of one term into shared memory, row by row whichever way they are stored.
+__device__ __forceinline__ void take_factors(const T* __restrict__ factors, T* slot, bool transposed) {
+    constexpr int SIZE = factor_at(MODES), EACH = (SIZE + THREADS - 1) / THREADS;
+#pragma unroll 8
+    for (int i = 0; i < EACH; ++i) {
+        const int e = threadIdx.x + i * THREADS;
+        if (e < SIZE) slot[e] = factors[transposed ? transposed_at<0>(e) : e];
+    }
+}
+
+// The part of x or y (outer, LENGTH, inner) that a tile covers: (rows, LENGTH, columns) of the tile lie inside.
+template <class Real, int LENGTH>
 struct Window {
-    Pointer start;
+    Real* start;
     Int outer, inner, rows, columns;
 
-    __device__ __forceinline__ bool inside(int row, int column) const { return row < rows && column < columns; }
-
-    __device__ __forceinline__ auto& at(int row, int k, int column) const {
-        return start[row * outer + (INNER == 1 ? k : k * inner) + column];
+    __device__ __forceinline__ bool inside(Int row, Int column) const {
+        return (ROWS == 1 || row < rows) && (INNER == 1 || column < columns);
     }
 
-    // visit(entry of the tile, row, index along the modes, column) for all that this thread moves
+    __device__ __forceinline__ Real& at(Int row, Int k, Int column) const {
+        return start[(ROWS == 1 ? 0 : row * outer) + (INNER == 1 ? k : k * inner + column)];
+    }
+
+    // The same, or some entry inside where that is outside: a load without a branch, of what is not used.
+    __device__ __forceinline__ Real& near(Int row, Int k, Int column) const {
+        return at(row < rows ? row : rows - 1, k, column < columns ? column : columns - 1);
+    }
+
+    // visit(where in the buffer of the tile, row, index along the modes, column) for all that this thread moves
     template <class Visit>
     __device__ __forceinline__ void each(Visit visit) const {
-#pragma unroll 16
-        for (int e = threadIdx.x; e < ROWS * LENGTH * INNER; e += THREADS)
-            visit(e, ROWS == 1 ? 0 : e / (LENGTH * INNER), ROWS == 1 ? e / INNER : e / INNER % LENGTH, e % INNER);
+        constexpr int SIZE = ROWS * LENGTH * INNER, EACH = (SIZE + THREADS - 1) / THREADS;
+#pragma unroll KRON_BATCH
+        for (int i = 0; i < EACH; ++i) {
+            const int e = threadIdx.x + i * THREADS;
+            const unsigned where = THREADS % KRON_PAD ? padded(e) : padded(threadIdx.x) + i * (THREADS + THREADS / KRON_PAD);
+            if (SIZE % THREADS == 0 || e < SIZE) visit(where, e / (LENGTH * INNER), e / INNER % LENGTH, e % INNER);
+        }
     }
 };
 
-extern "C" __global__ void __launch_bounds__(KRON_THREADS)
+extern "C" __global__ void __launch_bounds__(KRON_THREADS, 1)
 KRON_ENTRY(const T* __restrict__ x, const T* __restrict__ factors, T* __restrict__ y, Int outer, Int inner, Int terms,
            Int x_outer, Int x_term, Int y_outer, Int y_term, Int transposed) {
     KRON_SHARED(T, shared);
@@ -194,23 +215,23 @@ KRON_ENTRY(const T* __restrict__ x, const T* __restrict__ factors, T* __restrict
     bool known = false;  // whether the factors of all terms are in shared memory
     for (Int number = blockIdx.x; number < tiles; number += gridDim.x) {
         const Int row = number / across * ROWS, column = number % across * INNER;
-        Window<const T*, product(N, 0, MODES)> from{x + row * x_outer + column, x_outer, inner, outer - row, inner - column};
-        Window<T*, product(M, 0, MODES)> to{y + row * y_outer + column, y_outer, inner, outer - row, inner - column};
+        Window<const T, product(N, 0, MODES)> from{x + row * x_outer + column, x_outer, inner, outer - row, inner - column};
+        Window<T, product(M, 0, MODES)> to{y + row * y_outer + column, y_outer, inner, outer - row, inner - column};
         T sum[ADD ? Last::ROUNDS * Last::SIDE : 1][ADD ? Last::OUT : 1] = {};
 
-        const auto put = [&](int, int piece, int j, T value) {  // a result of the last stage
+        const auto put = [&](int, unsigned piece, int j, T value) {  // a result of the last stage
             if constexpr (DIRECT) {
-                const int r = piece / Last::STEP, k = piece % Last::STEP / INNER, c = piece % INNER;
+                const unsigned r = piece / Last::STEP, k = piece % Last::STEP / INNER, c = piece % INNER;
                 if (to.inside(r, c)) to.at(r, j * (Last::STEP / INNER) + k, c) = value;
             } else {
-                tile[Last::TO + entry<Last::OUT, Last::STEP>(piece, j)] = value;
+                tile[unsigned(Last::TO) + entry<Last::OUT, Last::STEP>(piece, j)] = value;
             }
         };
         const auto finish = [&] {  // y of what the last stage left in shared memory
             if constexpr (!DIRECT) {
                 __syncthreads();
-                to.each([&](int e, int r, int k, int c) {
-                    if (to.inside(r, c)) to.at(r, k, c) = tile[Last::TO + padded(e)];
+                to.each([&](unsigned i, Int r, Int k, Int c) {
+                    if (to.inside(r, c)) to.at(r, k, c) = tile[unsigned(Last::TO) + i];
                 });
             }
             __syncthreads();
@@ -219,14 +240,13 @@ KRON_ENTRY(const T* __restrict__ x, const T* __restrict__ factors, T* __restrict
         for (Int term = 0; term < terms; ++term) {
             T* const slot = shared + (terms > HELD ? 0 : term * SLOT);
             const bool take_x = !KEEP || term == 0, take_F = !known || terms > HELD;
-            if (take_x) from.each([&](int e, int r, int k, int c) {
-                tile[Stage<0>::FROM + padded(e)] = from.inside(r, c) ? from.at(r, k, c) : T(0);
-            });
-            if (take_F) take_factors<0>(factors + term * factor_at(MODES), slot, transposed);
+            if (take_x)
+                from.each([&](unsigned i, Int r, Int k, Int c) { tile[Stage<0>::FROM + i] = from.near(r, k, c); });
+            if (take_F) take_factors(factors + term * factor_at(MODES), slot, transposed);
             if (take_x || take_F) __syncthreads();
             stages_before_the_last<0>(slot, shared);
             if constexpr (ADD) {
-                stage<STAGES - 1>(slot, shared, [&](int mine, int, int j, T value) { sum[mine][j] += value; });
+                stage<STAGES - 1>(slot, shared, [&](int mine, unsigned, int j, T value) { sum[mine][j] += value; });
                 __syncthreads();
             } else {
                 stage<STAGES - 1>(slot, shared, put);
@@ -240,7 +260,7 @@ KRON_ENTRY(const T* __restrict__ x, const T* __restrict__ factors, T* __restrict
         if constexpr (ADD) {
 #pragma unroll
             for (int mine = 0; mine < Last::ROUNDS * Last::SIDE; ++mine) {
-                const int piece = threadIdx.x + mine * THREADS;
+                const unsigned piece = threadIdx.x + mine * THREADS;
                 if (Last::FULL || piece < Last::PIECES)
 #pragma unroll
                     for (int j = 0; j < Last::OUT; ++j) put(mine, piece, j, sum[mine][j]);
