@@ -21,7 +21,7 @@ constexpr int M[] = {KRON_M}, N[] = {KRON_N};  // F_i is M[i] × N[i]
 constexpr int GROUPS[] = {KRON_GROUPS};        // modes of each stage, from the last modes to the first
 constexpr int PLACES[] = {KRON_PLACES};        // where in shared memory: x, the result of each stage; -1: in y itself
 constexpr int MODES = sizeof(M) / sizeof(int), STAGES = sizeof(GROUPS) / sizeof(int);
-constexpr int INNER = KRON_INNER, ROWS = KRON_ROWS, THREADS = KRON_THREADS, HELD = KRON_HELD;
+constexpr int INNER = KRON_INNER, ROWS = KRON_ROWS, THREADS = KRON_THREADS, HELD = KRON_HELD, AHEAD = KRON_AHEAD;
 constexpr bool KEEP = KRON_KEEP, ADD = KRON_ADD;  // one x for all terms; one y for all terms
 constexpr bool DIRECT = PLACES[STAGES] < 0;
 
@@ -84,7 +84,7 @@ __device__ __forceinline__ unsigned entry(unsigned piece, unsigned j) {
 // constant indices only. Elsewhere the rows of the first mode pass in batches, so that few entries of F are in registers at a time.
 template <int FIRST, int MODE, int AFTER, bool ALL, int SIDE, int LENGTH, class Put>
 __device__ __forceinline__ void multiply(const T* factors, const T (&v)[SIDE][LENGTH], Put put) {
-    constexpr int BEFORE = product(N, FIRST, MODE), m = M[MODE], n = N[MODE], BATCH = batch(m, KRON_BATCH / n);
+    constexpr int BEFORE = product(N, FIRST, MODE), m = M[MODE], n = N[MODE], BATCH = batch(m, AHEAD / n);
     constexpr bool MORE = MODE > FIRST;
     const T* const F = factors + factor_at(MODE);
     T u[SIDE][MORE ? BEFORE * m * AFTER : 1];
@@ -197,7 +197,7 @@ struct Window {
     template <class Visit>
     __device__ __forceinline__ void each(Visit visit) const {
         constexpr int SIZE = ROWS * LENGTH * INNER, EACH = (SIZE + THREADS - 1) / THREADS;
-#pragma unroll KRON_BATCH
+#pragma unroll(AHEAD)
         for (int i = 0; i < EACH; ++i) {
             const int e = threadIdx.x + i * THREADS;
             const unsigned where = THREADS % KRON_PAD ? padded(e) : padded(threadIdx.x) + i * (THREADS + THREADS / KRON_PAD);

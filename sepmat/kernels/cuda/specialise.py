@@ -18,7 +18,7 @@ from pathlib import Path
 SIDES = 32  # the largest m_i, n_i: a mode is unrolled, and 64 × 64 does not fit in registers
 SHARED_LIMIT = 232_448  # bytes of shared memory a block may have, compute capability 9.0 and 10.0
 PAD = 64  # a hole after so many entries keeps the threads of a warp in different banks
-BATCH = 128  # bytes of x, or of a factor, that a thread reads before it uses them
+AHEAD = 128  # bytes of x, or of a factor, that a thread reads before it uses them
 KINDS = {"one": (False, False), "sum": (True, True), "spread": (True, False), "gather": (False, True)}  # keep, add
 C_TYPES = {"float32": "float", "float64": "double"}
 SOURCE = Path(__file__).with_name("kron.cuh")
@@ -165,7 +165,7 @@ class Specialisation:
             "KRON_INNER": str(self.inner),
             "KRON_ROWS": str(self.rows),
             "KRON_VALUES": str(self.values),
-            "KRON_BATCH": str(BATCH // self.itemsize),
+            "KRON_AHEAD": str(AHEAD // self.itemsize),
             "KRON_THREADS": str(self.threads),
             "KRON_HELD": str(self.held),
             "KRON_PAD": str(PAD),
