@@ -11,7 +11,7 @@ from .basic import Dense
 from .errors import ShapeError, SingularMatrixError
 from .frozen import once
 from .kernels import plan
-from .kernels.kron import chain, kron_matmul, laid_out, merged, planned
+from .kernels.kron import chain, groups_on_gpu, kron_matmul, laid_out, merged, planned
 from .linalg import (
     Factorization,
     OpenFunction,
@@ -73,7 +73,10 @@ class Kronecker(StructuredMatrix):
         if p is None:
             factors, e = self._remember("balanced", lambda: _balanced(self.factors))
             return _array.ldexp(apply_factors(factors, x, axis), e)
-        factors, e = self._remember(p.groups, lambda: self._ready(p.groups))
+        groups = p.groups
+        if not self._on_numpy and _array.on_gpu(x) and self._remembers:
+            groups = groups_on_gpu(self._sizes[0], 1, x.shape, axis, x.dtype)
+        factors, e = self._remember(groups, lambda: self._ready(groups))
         y = planned(p, factors, x, axis) if self._on_numpy else kron_matmul(factors, x, axis)
         return _array.ldexp(y, e) if e else y
 

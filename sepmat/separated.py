@@ -11,7 +11,7 @@ from .basic import Dense, Identity, is_identity
 from .errors import DTypeError, ShapeError, SizeLimitError
 from .frozen import once
 from .kernels import plan
-from .kernels.kron import merged, separated_matmul, stacks_laid_out
+from .kernels.kron import groups_on_gpu, merged, separated_matmul, stacks_laid_out
 from .kernels.terms import inner, parallel, sweep
 from .kernels.terms import khatri_rao as khatri_rao
 from .kronecker import Kronecker, digits, main_entries, rearrange_back
@@ -212,6 +212,8 @@ class Separated(StructuredMatrix):
         if _array.compiling():
             return tuple([(i, i + 1) for i in range(len(self.factors))])
         shapes, numpy = self.shapes, _array.is_numpy(self.factors[0])
+        if self._remembers and _array.on_gpu(self.factors[0]):
+            return groups_on_gpu(shapes, self.terms, shape, axis, self.dtype)
         left, right = plan.sides(shape, axis)
         return plan.chain(shapes, left, right, plan.kind(self.dtype), self._remembers, numpy).groups
 

@@ -14,6 +14,7 @@ from cases import normal
 from conftest import check, host
 
 import sepmat as sm
+from sepmat import _array
 from sepmat._bounds import BOUNDS
 from sepmat.kernels.cuda import chain, launch, rows
 from sepmat.kernels.cuda.plan import H100, Limits, plan
@@ -318,6 +319,46 @@ def test_empty_sizes(axis):
         np.testing.assert_array_equal(found, kron_matmul(factors, x, axis, kernel="reference"))
         stacks = [np.ones((0, *s), np.float32) for s in shapes]
         np.testing.assert_array_equal(rows.separated_matmul(stacks, None, x, axis, OnHost()), 0 * found)
+
+
+# --- matrices ----------------------------------------------------------------------------------------------------------
+
+
+class OnDevice(np.ndarray):
+    """An array that passes for one of CuPy."""
+
+
+@pytest.fixture
+def device(monkeypatch):
+    """The products of a machine on which OnDevice arrays are CuPy's."""
+    products = OnHost()
+    for name, found in {"is_cupy": True, "on_gpu": True, "is_numpy": False}.items():
+        real = getattr(_array, name)
+        monkeypatch.setattr(_array, name, lambda x, real=real, found=found: found if type(x) is OnDevice else real(x))
+    monkeypatch.setattr(rows, "_products", lambda where, x: products)
+    return products
+
+
+@pytest.mark.parametrize("axis", [-1, -2])
+def test_matrices_ask_the_plan_for_gpus(device, rng, axis, monkeypatch):
+    """Factors go to the kernel one by one and together in memory, to GEMMs multiplied out once; both are remembered."""
+    copies, real = [], chain.packed
+    monkeypatch.setattr(chain, "packed", lambda factors: copies.append(1) or real(factors))
+    shapes = ((8, 8),) * 3
+    for dtype, kernels in (("float32", 1), ("complex64", 0)):
+        stacks, x = data(rng, np, shapes, 2, dtype, axis, lead=(16, 16))
+        stacks, x = [F.view(OnDevice) for F in stacks], x.view(OnDevice)
+        single = tuple(F[0] for F in stacks)
+        for A, factors in (
+            (sm.Kronecker._of(factors=single), single),
+            (sm.Separated._of(factors=tuple(stacks), scales=None), stacks),
+        ):
+            device.modules.clear()
+            copies.clear()
+            for _ in range(2):
+                y = A._apply(x, axis)
+                agrees(np.asarray(y), expected(factors, x, axis), shapes, 2, dtype, "a matrix on a device")
+            assert [m.launches for m in device.modules.values()] == [2] * kernels and len(copies) == kernels
 
 
 # --- launches --------------------------------------------------------------------------------------------------------------

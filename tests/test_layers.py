@@ -76,6 +76,7 @@ GUESTS = {
     "array_api_strict",
     "cupy",
     "cupyx",
+    "cupy_backends",
     "dask",
     "matplotlib",
     "peft",
