@@ -71,7 +71,7 @@ def dense(*args):
     for terms in zip(*factors, strict=True):
         K = terms[0]
         for F in terms[1:]:
-            K = (K[:, None, :, None] * F[None, :, None, :]).reshape(K.shape[0] * F.shape[0], -1)
+            K = (K[:, None, :, None] * F[None, :, None, :]).reshape(K.shape[0] * F.shape[0], K.shape[1] * F.shape[1])
         total = total + K @ x
     return total
 

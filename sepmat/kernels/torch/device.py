@@ -26,6 +26,7 @@ from . import derivative, one_by_one, operator
 from .kron import product
 
 Launch = Callable[..., None]  # launch.launch without the module
+Shapes = Sequence[tuple[int, int]]
 
 DTYPES = (torch.float32, torch.float64)  # what the kernel is compiled for
 LIMITS = plan.H100  # of the device, for the plans
@@ -59,9 +60,9 @@ def _stream(pointer: int, device: int) -> Any:
 class _Products(chain.Products):
     """The passes of a plan on tensors; the kernel reads the packed factors where they are."""
 
-    def __init__(self, launch: Launch | None, factors: Tensor, sizes: Sequence[int], transposed: bool) -> None:
-        self.launch, self.factors, self.transposed = launch, factors, transposed
-        self.starts = (0, *itertools.accumulate(sizes))
+    def __init__(self, run: Launch | None, factors: Tensor, shapes: Shapes, transposed: bool) -> None:
+        self.run, self.factors, self.transposed = run, factors, transposed
+        self.starts = (0, *itertools.accumulate(m * n for m, n in shapes))
 
     def one(self, F: Tensor, y: Tensor, left: int, right: int) -> Tensor:
         return product(F, y, left, right)
@@ -73,24 +74,21 @@ class _Products(chain.Products):
     def kernel(self, step: plan.Pass, factors: Sequence[Tensor], y: Tensor) -> Tensor:
         """One launch, or in the middle of a sum one for each term."""
         spec, (i, j), terms = step.specialisation, step.modes, self.factors.shape[0]
-        if spec is None or self.launch is None:
+        if spec is None or self.run is None:
             return super().kernel(step, factors, y)
         packed = self.factors[:, self.starts[i] : self.starts[j]].contiguous()
         many = spec.kind == "spread" or (spec.kind == "one" and terms > 1)
         x, out = y.contiguous(), y.new_empty(terms if many else 1, step.left, step.m, step.right)
-        if spec.kind != "one":
-            parts, count = [(x, packed, out)], terms
-        else:
-            parts, count = list(zip(x.reshape(terms, -1), packed, out, strict=True)), 1
+        parts = [(x, packed, out)]
+        if spec.kind == "one" and terms > 1:
+            parts, terms = list(zip(x.view(terms, -1), packed, out, strict=True)), 1
         for part in parts:
             addresses = [t.data_ptr() for t in part]
-            self.launch(spec, *addresses, step.left, step.right, count, transposed=int(self.transposed))
+            self.run(spec, *addresses, step.left, step.right, terms, transposed=int(self.transposed))
         return out
 
 
 # the operator -----------------------------------------------------------------------------------------------------------
-
-Shapes = Sequence[tuple[int, int]]
 
 
 def separated(factors: Sequence[Tensor], x: Tensor) -> Tensor:
@@ -99,15 +97,15 @@ def separated(factors: Sequence[Tensor], x: Tensor) -> Tensor:
     return kronecker(packed, x, [side for F in factors for side in F.shape[1:]], False)
 
 
-def _shapes(sides: Sequence[int], transposed: bool) -> tuple[tuple[int, int], ...]:
+def _shapes(sides: Sequence[int], transposed: bool = False) -> tuple[tuple[int, int], ...]:
     """The shapes of the factors that x meets."""
-    rows, columns = sides[::2], sides[1::2]
-    return tuple(zip(columns, rows, strict=True) if transposed else zip(rows, columns, strict=True))
+    rows, columns = (sides[1::2], sides[::2]) if transposed else (sides[::2], sides[1::2])
+    return tuple(zip(rows, columns, strict=True))
 
 
 def _unpacked(factors: Tensor, sides: Sequence[int], transposed: bool) -> list[Tensor]:
     """The factors that x meets, (terms, m_k, n_k)."""
-    pairs = list(zip(sides[::2], sides[1::2], strict=True))
+    pairs = _shapes(sides)
     parts = factors.split([m * n for m, n in pairs], dim=1)
     found = [part.unflatten(1, pair) for part, pair in zip(parts, pairs, strict=True)]
     return [F.mT for F in found] if transposed else found
@@ -127,7 +125,7 @@ def _folded(op: Any) -> Callable[..., Any]:
 
 
 def _like_result(factors: Tensor, x: Tensor, sides: Sequence[int], transposed: bool) -> Tensor:
-    return x.new_empty(x.shape[0], math.prod(m for m, _ in _shapes(sides, transposed)), x.shape[2])
+    return x.new_empty(x.shape[0], _full(_shapes(sides, transposed))[0], x.shape[2])
 
 
 @operator(_like_result, _folded)
@@ -141,11 +139,17 @@ def kronecker(factors: Tensor, x: Tensor, sides: Sequence[int], transposed: bool
         return _like_result(factors, x, sides, transposed).zero_()
     run = launches(x.device)
     p = plan.plan(shapes, outer, str(x.dtype).removeprefix("torch."), terms, inner, LIMITS, run is not None)
-    found = _unpacked(factors, sides, transposed)
-    products = _Products(run, factors, [m * n for m, n in shapes], transposed)
-    if terms == 1:
-        return chain.kron(p, [F[0] for F in found], x, -2, products).contiguous()
-    return chain.separated(p, found, None, x, -2, products).contiguous()
+    products, y = _Products(run, factors, shapes, transposed), x
+    if all(step.kind == "kernel" for step in p.passes):
+        for step in p.passes:
+            y = products.kernel(step, (), y)
+    else:
+        found = _unpacked(factors, sides, transposed)
+        if terms == 1:
+            y = chain.kron(p, [F[0] for F in found], x, -2, products)
+        else:
+            y = chain.separated(p, found, None, x, -2, products)
+    return y.reshape(outer, -1, inner).contiguous()
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -161,33 +165,32 @@ def _gradients(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         dx = kronecker(factors, g, sides, not transposed)
     if ctx.needs_input_grad[0]:
         x, g = (g, x) if transposed else (x, g)  # gᵀ Fᵀ x = xᵀ F g
-        terms = [torch.cat(factor_gradients(F[None], x, g, sides), dim=0) for F in factors]
+        terms = [torch.cat(factor_gradients(F[None], x, g, _shapes(sides)), dim=0) for F in factors]
         total = torch.stack(terms) if terms else factors
     return total, dx, None, None
 
 
-def factor_gradients(factors: Tensor, x: Tensor, g: Tensor, sides: Sequence[int]) -> list[Tensor]:
+def factor_gradients(factors: Tensor, x: Tensor, g: Tensor, shapes: Shapes) -> list[Tensor]:
     """The gradients of the factors (1, Σ m_k n_k) of one product, each flat, from that of its result, g (outer, Π m_k, inner).
 
     By halves: the first factors meet g and the last ones applied to x, the last ones meet x and the transposed first ones
     applied to g. For d factors 2 ⌈log2 d⌉ products of the size of x, and a GEMM for each factor.
     """
-    if len(sides) == 2:
+    if len(shapes) == 1:
         return [_outer(g, x).reshape(-1)]
-    half = len(sides) // 4 * 2
-    first, last = sides[:half], sides[half:]
-    outer, inner, (m, n), (p, q) = (
-        x.shape[0],
-        x.shape[2],
-        *((math.prod(s[::2]), math.prod(s[1::2])) for s in (first, last)),
-    )
-    head, tail = factors.split(
-        [sum(math.prod(pair) for pair in zip(s[::2], s[1::2], strict=True)) for s in (first, last)], 1
-    )
+    halves = shapes[: len(shapes) // 2], shapes[len(shapes) // 2 :]
+    head, tail = factors.split([sum(a * b for a, b in half) for half in halves], dim=1)
+    first, last = ([side for pair in half for side in pair] for half in halves)
+    (m, n), (p, q), (outer, _, inner) = _full(halves[0]), _full(halves[1]), x.shape
     x, g = x.reshape(outer * n, q, inner), g.reshape(outer, m, p * inner)
     y, z = kronecker(tail, x, last, False), kronecker(head, g, first, True)
-    found = factor_gradients(head, y.reshape(outer, n, p * inner), g, first)
-    return found + factor_gradients(tail, x, z.reshape(outer * n, p, inner), last)
+    found = factor_gradients(head, y.reshape(outer, n, p * inner), g, halves[0])
+    return found + factor_gradients(tail, x, z.reshape(outer * n, p, inner), halves[1])
+
+
+def _full(shapes: Shapes) -> tuple[int, int]:
+    """The shape of the Kronecker product of matrices of these shapes."""
+    return math.prod(m for m, _ in shapes), math.prod(n for _, n in shapes)
 
 
 def _outer(g: Tensor, x: Tensor) -> Tensor:
