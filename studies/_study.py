@@ -12,6 +12,9 @@ A study is a module of this package whose name does not begin with an underscore
 and leaves the rest to this file. With LONG = True it takes longer than the rest together: it is computed anew only when
 named, and without names drawn again from its committed JSON. What a clock said stands under the key "seconds": it is
 the one thing that the same seed does not give again.
+
+With DEVICE = True it needs a CUDA device. Its record is written after every case, through p["keep"](numbers), and what an
+earlier run found comes back as p["found"]; where there is no record yet, the documentation says `quote(None)`.
 """
 
 import argparse
@@ -39,7 +42,7 @@ from typing import Any
 import threadpoolctl
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-FIGURES, DOCS = ROOT / "figures", ROOT / "docs" / "studies.md"
+FIGURES, DOCS, README = ROOT / "figures", ROOT / "docs" / "studies.md", ROOT / "README.md"
 STATUSES = ("reproduced", "order reproduced under stated assumptions", "illustration")
 PACKAGES = (
     "sepmat",
@@ -91,17 +94,38 @@ def compute(name: str, preset: str, seed: int, **more: Any) -> dict[str, Any]:
 
     study = load(name)
     start = time.perf_counter()
-    numbers = plain(study.compute(study.PRESETS[preset] | more, np.random.default_rng(seed)))
-    seconds = time.perf_counter() - start
+    numbers = study.compute(study.PRESETS[preset] | more, np.random.default_rng(seed))
+    return _record(name, preset, seed, made(time.perf_counter() - start), numbers)
+
+
+def _record(name: str, preset: str, seed: int, made: dict[str, Any], numbers: dict[str, Any]) -> dict[str, Any]:
+    study, numbers = load(name), plain(numbers)
     return {
         "study": name,
         "status": study.STATUS,
         "preset": preset,
         "seed": seed,
-        "made": made(seconds),
+        "made": made,
         "numbers": numbers,
         "claims": study.claims(numbers),
     }
+
+
+def compute_in_steps(name: str, preset: str, seed: int, folder: pathlib.Path, **more: Any) -> dict[str, Any]:
+    """`compute` for a study of a device: it goes on from the record in the folder, and rewrites it after every case."""
+    path, start = folder / f"{name}.json", time.perf_counter()
+    before = read(name, folder) if path.exists() else None
+    if before and (before["preset"], before["seed"]) != (preset, seed):
+        raise StudyError(f"{path} has preset {before['preset']}, seed {before['seed']}; name another folder with --out")
+    how, spent = made(0.0), before["made"]["seconds"] if before else 0.0
+
+    def keep(numbers: dict[str, Any]) -> None:
+        how["seconds"] = round(spent + time.perf_counter() - start, 1)
+        write(_record(name, preset, seed, how, numbers), folder)
+
+    record = compute(name, preset, seed, keep=keep, found=before["numbers"] if before else {}, **more)
+    record["made"] |= {"seconds": round(spent + record["made"]["seconds"], 1)}
+    return record
 
 
 def made(seconds: float) -> dict[str, Any]:
@@ -158,10 +182,12 @@ def round_off(value: float) -> float:
 
 
 def write(record: dict[str, Any], folder: pathlib.Path) -> pathlib.Path:
-    """Write folder/NAME.json, a list of numbers to a line."""
+    """Write folder/NAME.json, a list of numbers to a line; who stops it finds the old one or the new one."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{record['study']}.json"
-    path.write_text(_dump(record) + "\n", encoding="utf-8")
+    part = path.with_suffix(".part")
+    part.write_text(_dump(record) + "\n", encoding="utf-8")
+    part.replace(path)
     return path
 
 
@@ -270,15 +296,40 @@ def section(record: dict[str, Any]) -> str:
     return f"{head}\n\n{load(record['study']).tables(record['numbers']).strip()}\n\nClaims checked:\n\n{claims}\n"
 
 
-def document(text: str, records: Iterable[dict[str, Any]]) -> str:
-    """text with the part between `<!-- NAME -->` and `<!-- end -->` made anew from each record."""
+def document(text: str, records: Iterable[dict[str, Any]], absent: Iterable[str] = ()) -> str:
+    """text with the part between `<!-- NAME -->` and `<!-- end -->` made anew from each record, or said to be absent."""
     for record in records:
-        begin, end = f"<!-- {record['study']} -->\n", "<!-- end -->"
-        before, found, rest = text.partition(begin)
-        if not found or end not in rest:
-            raise StudyError(f"{DOCS.name} has no place for {record['study']}: {begin.strip()} ... {end}")
-        text = before + begin + "\n" + section(record) + "\n" + rest[rest.index(end) :]
+        text = _between(text, DOCS, record["study"], section(record))
+    for name in absent:
+        text = _between(text, DOCS, name, load(name).quote(None) + "\n")
     return text
+
+
+def _between(text: str, file: pathlib.Path, name: str, body: str) -> str:
+    begin, end = f"<!-- {name} -->\n", "<!-- end -->"
+    before, found, rest = text.partition(begin)
+    if not found or end not in rest:
+        raise StudyError(f"{file.name} has no place for {name}: {begin.strip()} ... {end}")
+    return before + begin + "\n" + body + "\n" + rest[rest.index(end) :]
+
+
+def quoted(text: str, records: Iterable[dict[str, Any]]) -> str:
+    """The text of README.md with a line for each study of a device: of its record, or that there is none yet."""
+    found = {record["study"]: record for record in records}
+    for name in names():
+        if needs_device(name):
+            text = _between(text, README, name, load(name).quote(found.get(name)) + "\n")
+    return text
+
+
+def needs_device(name: str) -> bool:
+    """Whether a study runs on a CUDA device only."""
+    return bool(getattr(load(name), "DEVICE", False))
+
+
+def absent(chosen: Iterable[str], folder: pathlib.Path) -> list[str]:
+    """Studies of a device that have no record in the folder."""
+    return [name for name in chosen if needs_device(name) and not (folder / f"{name}.json").exists()]
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
@@ -312,12 +363,18 @@ def main(arguments: Sequence[str] | None = None, only: str | None = None) -> int
         "--minutes",
         type=float,
         metavar="M",
-        help="begin no new run of fine_tune after so long; 0: put together what is there",
+        help="fine_tune begins no new run after so long (0: put together what is there), gpu_speed ends by itself (8)",
     )
+    parser.add_argument("--only", metavar="PARTS", help="parts of gpu_speed, such as env,correct,chain")
     given = parser.parse_args(arguments)
+    bare = not (only or given.names)
     chosen = [only] if only else list(dict.fromkeys(given.names)) or names()
     folder = given.out or (FIGURES if given.preset == "paper" else ROOT / "build" / "smoke")
     try:
+        unmeasured = absent(chosen, folder if given.plot_only else FIGURES) if bare else []
+        for name in unmeasured:
+            print(f"{name}: not yet measured; it needs a CUDA device, and is run when it is named", flush=True)
+        chosen = [name for name in chosen if name not in unmeasured]
         if given.docs and given.preset != "paper":
             raise StudyError("--docs quotes preset paper; leave out --preset")
         if given.seed < 0:
@@ -325,13 +382,15 @@ def main(arguments: Sequence[str] | None = None, only: str | None = None) -> int
         committed = {
             name: FIGURES
             for name in chosen
-            if getattr(load(name), "LONG", False) and given.preset == "paper" and not (only or given.names)
+            if bare and (needs_device(name) or (getattr(load(name), "LONG", False) and given.preset == "paper"))
         }
         again = dict.fromkeys(chosen, folder) if given.plot_only else committed
-        more = {key: value for key in ("data", "minutes") if (value := getattr(given, key)) is not None}
+        more = {key: value for key in ("data", "minutes", "only") if (value := getattr(given, key)) is not None}
         records = [run(name, given.preset, given.seed, folder, again.get(name), **more) for name in chosen]
         if given.docs:
-            DOCS.write_text(document(DOCS.read_text(encoding="utf-8"), records), encoding="utf-8")
+            DOCS.write_text(document(DOCS.read_text(encoding="utf-8"), records, unmeasured), encoding="utf-8")
+            if bare or any(map(needs_device, chosen)):
+                README.write_text(quoted(README.read_text(encoding="utf-8"), records), encoding="utf-8")
     except StudyError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2
@@ -354,7 +413,10 @@ def run(
         record = read(name, again)
         record["claims"] = load(name).claims(record["numbers"])
     else:
-        record = compute(name, preset, seed, **more)
+        if needs_device(name):
+            record = compute_in_steps(name, preset, seed, folder, **more)
+        else:
+            record = compute(name, preset, seed, **more)
         write(record, folder)
     path = draw(record, folder)
     claims = record["claims"].values()

@@ -14,7 +14,8 @@ pytest.importorskip("matplotlib")
 
 from studies import _study
 
-STUDIES = _study.names()
+ON_A_DEVICE = [name for name in _study.names() if _study.needs_device(name)]  # tests/test_gpu_study.py
+STUDIES = [name for name in _study.names() if name not in ON_A_DEVICE]
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
@@ -162,6 +163,7 @@ def test_a_long_study_is_computed_only_when_named(monkeypatch):
     monkeypatch.setattr(
         _study, "run", lambda name, preset, seed, folder, again: asked.update({name: again}) or {"claims": {}}
     )
+    monkeypatch.setattr(_study, "names", lambda: STUDIES)
     long = {name for name in STUDIES if getattr(_study.load(name), "LONG", False)}
     assert long
     for arguments, read in (
@@ -219,8 +221,11 @@ def test_committed_record_holds(name):
 
 def test_docs_quote_the_committed_records():
     text = _study.DOCS.read_text(encoding="utf-8")
-    records = [_study.read(name, _study.FIGURES) for name in STUDIES]
-    assert text == _study.document(text, records), "run python -m studies --plot-only --docs"
+    absent = _study.absent(ON_A_DEVICE, _study.FIGURES)
+    records = [_study.read(name, _study.FIGURES) for name in _study.names() if name not in absent]
+    assert text == _study.document(text, records, absent), "run python -m studies --plot-only --docs"
+    text = _study.README.read_text(encoding="utf-8")
+    assert text == _study.quoted(text, records), "run python -m studies --plot-only --docs"
 
 
 @pytest.mark.parametrize("name", STUDIES)
