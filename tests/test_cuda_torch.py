@@ -453,6 +453,28 @@ def test_every_route_meets_the_same_bound(shape, terms, row, dtype):
         check((found.double() - truth).detach().numpy(), scale.detach().numpy(), limit, name, "direct layers")
 
 
+@pytest.mark.parametrize("axis", [-1, -2])
+def test_rows_of_both_axes(axis):
+    """The row that products with tensors of a GPU take, asked for on the CPU: scales, three factors, a batch on both sides."""
+    rng = np.random.default_rng(9)
+    stacks, scales = [normal(rng, 2, *s) for s in ((2, 3), (4, 2), (3, 3))], normal(rng, 2)
+    x = normal(rng, 2, 5, 18) if axis == -1 else normal(rng, 5, 18, 2)
+    pairs = [
+        [separated_matmul(stacks, scales, x, axis, kernel=row) for row in ("device", "reference")],
+        [kron_matmul([F[0] for F in stacks], x, axis, kernel=row) for row in ("device", "reference")],
+        [kron_matmul([F[0] for F in stacks], x[1:1], axis, kernel=row) for row in ("device", "reference")],
+    ]
+    for found, expected in pairs:
+        close([found], [expected])
+
+
+def test_formed_takes_scales():
+    rng = np.random.default_rng(9)
+    stacks, scales, x = [normal(rng, 2, *s) for s in ((2, 3), (4, 2))], normal(rng, 2), normal(rng, 5, 6)
+    found, expected = (separated_matmul(stacks, scales, x, -1, kernel=row) for row in ("formed", "reference"))
+    close([found], [expected])
+
+
 def test_structures_take_the_route(monkeypatch):
     """Tensors that say they are on a GPU: Kronecker layers in half precision by the formed matrix or the chain, in one graph."""
     monkeypatch.setattr(_array, "on_gpu", _array.is_torch)

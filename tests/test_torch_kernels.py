@@ -215,6 +215,17 @@ def test_vectorised():
         torch.testing.assert_close(J, dense)
 
 
+@pytest.mark.parametrize("alone", [False, True])
+@pytest.mark.parametrize(("build", "shape"), [(kronecker, "three"), (separated, "many")], ids=lambda v: str(v)[:20])
+def test_vectorised_jacobians_of_chains(build, shape, alone):
+    """A batch of gradients at once, of all arguments or of x alone."""
+    f, args = build(shape, None, lead=(2,))
+    rest = [a.detach() for a in args[:-1]] if alone else []
+    run, args = (lambda *some: f(*rest, *some)), tuple(args[len(rest) :])
+    jacobian = torch.autograd.functional.jacobian
+    torch.testing.assert_close(jacobian(run, args, vectorize=True), jacobian(run, args))
+
+
 # --- torch.compile -----------------------------------------------------------------------------------------------------------
 
 STRUCTURES = {  # a matrix of shape (8, 6) or so from the parameters of these shapes

@@ -168,8 +168,8 @@ def _on_tensors(factors: Sequence[Array], x: Array, axis: int) -> Array:
     from .torch import device as own
 
     left, right = plan.sides(x.shape, axis)
-    y = own.separated([F[None] if F.ndim == 2 else F for F in factors], x.reshape(left, -1, right))
-    return y.reshape((*x.shape[:-1], -1) if axis == -1 else (*x.shape[:-2], -1, right))
+    y = own.separated([F[None] if F.ndim == 2 else F for F in factors], x.reshape(left, x.shape[axis], right))
+    return y.reshape((*x.shape[:-1], y.shape[1]) if axis == -1 else (*x.shape[:-2], y.shape[1], right))
 
 
 @kron_matmul.row("torch", lambda factors, x, axis: len(factors) > 1 and _on_rows(factors, x, axis))

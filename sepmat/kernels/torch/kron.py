@@ -108,15 +108,31 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 @derivative(chain, _keep)
 def _gradients(ctx: Any, g: Tensor) -> tuple[Any, ...]:
     (x, *factors), (needs_factors, needs_x) = ctx.saved_tensors, ctx.needs
+    if torch.is_grad_enabled() or _batched(g):
+        totals, dx = _plain_gradients(_steps(factors, ctx.length, ctx.afters), x, g, needs_x)
+        return totals or [None] * len(factors), dx, None
     if not any(needs_factors):  # the transposes, in reverse
         backward = [F.mT for F in reversed(factors)]
         return [None] * len(factors), chain(backward, g, list(reversed(ctx.afters))), None
-    if torch.is_grad_enabled():  # the same once more in differentiable steps
-        y = x
-        for F, before, after in _steps(factors, ctx.length, ctx.afters):
-            y = mode_product(F, y, x.shape[0] * before, after)
-        wanted = [F for F, needed in zip(factors, needs_factors, strict=True) if needed] + [x] * needs_x
-        found = iter(torch.autograd.grad(y.reshape(g.shape), wanted, g, create_graph=True))
-        return [next(found) if needed else None for needed in needs_factors], next(found, None), None
     *totals, dx = chain_backward(factors, x, g, ctx.afters, needs_x)
     return totals, dx if needs_x else None, None
+
+
+def _plain_gradients(
+    steps: Sequence[tuple[Tensor, int, int]], x: Tensor | None, g: Tensor, needs_x: bool
+) -> tuple[list[Tensor], Tensor | None]:
+    """(∂F for each factor, ∂x) in steps that are differentiable again and that vmap knows; no ∂F without x."""
+    rows, met, totals, grad = g.shape[0], [x], [], g
+    for F, before, after in steps[:-1] if x is not None else ():
+        met.append(mode_product(F, met[-1], rows * before, after))
+    for k, (F, before, after) in reversed(list(enumerate(steps))):
+        if x is not None:
+            totals.append(_outer(grad, met[k], rows * before, after))
+        if k or needs_x:
+            grad = mode_product(F.mT, grad, rows * before, after)
+    return totals[::-1], grad.reshape(rows, -1) if needs_x else None
+
+
+def _batched(g: Tensor) -> bool:
+    """Whether g stands for a batch of gradients (is_grads_batched): lists of tensors have no rule there."""
+    return bool(getattr(torch._C._functorch, "is_legacy_batchedtensor", lambda _: False)(g))
