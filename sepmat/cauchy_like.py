@@ -13,6 +13,7 @@ from . import _array, _check
 from ._array import Array
 from .displacement import LowDisplacementRank
 from .errors import ConditionWarning, PrecisionWarning
+from .inverse_generators import attached, displaced_inverse, log_det_change, polished, times, toeplitz_inverse
 from .kernels.cauchy import Solved, displacement_solve, toeplitz_generators, toeplitz_solve
 from .linalg import Factorization, factorize, inverse, norm, singular, slogdet, solve
 from .matrix import Product, StructuredMatrix
@@ -54,7 +55,7 @@ def _solved(A: Displaced, rhs: Array, where: str) -> Array:
 
 
 def _invert(A: Displaced, where: str, rhs: Array) -> tuple[StructuredMatrix, Array]:
-    """A⁻¹ of a plain A, and A⁻¹ rhs. It loses κ(A)² u, because it is quadratic in columns that lose κ(A) u."""
+    """A⁻¹ of a plain A, up to κ(A)² u, and A⁻¹ rhs."""
     xp = A.xp
     if isinstance(A, Hankel):
         M, x = _invert(_toeplitz(A), where, rhs)
@@ -62,21 +63,14 @@ def _invert(A: Displaced, where: str, rhs: Array) -> tuple[StructuredMatrix, Arr
     if isinstance(A, Toeplitz):
         P, _ = toeplitz_generators(A.c, A.r)
         found = _solved(A, xp.concat((P, rhs), axis=1), where)
-        X, x = found[:, :2], found[:, 2:]
-        # T is persymmetric: T⁻ᵀ [p, e_{n-1}] = J T⁻¹ [J p, e_0], and J p = 2 T e_0 − q
-        G = 0.5 * xp.stack((2 * P[:, 0] - X[:, 1], X[:, 0]), axis=1)
-        return LowDisplacementRank._of(g=G, h=X, corner=A.shape, transposed=False), x
+        return toeplitz_inverse(found[:, :2]), found[:, 2:]
     if A.transposed:
         M, _ = _invert(_turned(A), where, rhs[:, :0])
         return M.T, _solved(A, rhs, where)
     r = A.terms
     found = _solved(A, xp.concat((A.g, rhs), axis=1), where)
-    X, x = found[:, :r], found[:, r:]
     Y = _solved(_turned(A), 2 * _flip(A.h), where)
-    # A⁻¹ = Σ Z_{-1}(X) Z_1(J Y / 2), the transposes of circulants whose first columns are these
-    g, h = 0.5 * _flip(Y), X
-    g, h = xp.concat((g[:1, :], _flip(g[1:, :])), axis=0), xp.concat((h[:1, :], -_flip(h[1:, :])), axis=0)
-    return LowDisplacementRank._of(g=g, h=h, corner=A.shape, transposed=True), x
+    return displaced_inverse(found[:, :r], Y), found[:, r:]
 
 
 def _turned(A: LowDisplacementRank) -> LowDisplacementRank:
@@ -108,15 +102,15 @@ def _full(A: StructuredMatrix, function: Any) -> None:
         raise function.unsupported(A, "no rule for a corner")
 
 
-def _scaled(A: Displaced) -> tuple[Displaced, int]:
-    """(A / 2^k in double precision, without gradients and with entries near 1, k)."""
-    plain: Any = A.map(lambda a: _array.double(_array.stop_gradient(a)))
-    if not isinstance(plain, LowDisplacementRank):
-        k = _array.exponent(plain._diagonals())
-        return plain.map(lambda a: _array.ldexp(a, -k)), k
-    k, l = _array.exponent(plain.g), _array.exponent(plain.h)
-    g, h = _array.ldexp(plain.g, -k), _array.ldexp(plain.h, -l)
-    return plain._of(g=g, h=h, corner=plain.shape, transposed=plain.transposed), k + l
+def _scaled(A: Displaced, plain: bool = True) -> tuple[Displaced, int]:
+    """(A / 2^k in double precision, with entries near 1 and, if plain, without gradients, k)."""
+    S: Any = A.map(lambda a: _array.double(_array.stop_gradient(a) if plain else a))
+    if not isinstance(S, LowDisplacementRank):
+        k = _array.exponent(S._diagonals())
+        return S.map(lambda a: _array.ldexp(a, -k)), k
+    k, l = _array.exponent(S.g), _array.exponent(S.h)
+    g, h = _array.ldexp(S.g, -k), _array.ldexp(S.h, -l)
+    return S._of(g=g, h=h, corner=S.shape, transposed=S.transposed), k + l
 
 
 def _power(A: StructuredMatrix, k: int) -> Array:
@@ -153,23 +147,31 @@ def _solve(A: Displaced, b: Array) -> Array:
 
 
 def _inverted(A: Displaced, where: str) -> tuple[StructuredMatrix, float]:
-    """A⁻¹ in double precision, and rcond."""
-    if any(_array.is_torch(a) and a.requires_grad for a in A.arrays()):
-        raise inverse.unsupported(A, "no gradient of the inverse (sm.solve(A, b) has one)")
+    """A⁻¹ in double precision, with the gradients of A, and rcond."""
     S, k = _scaled(A)
     nothing = A.xp.zeros((A.shape[0], 0), dtype=S.dtype, device=A.device)
     if not A.shape[0]:
         none = LowDisplacementRank._of(g=nothing, h=nothing, corner=A.shape, transposed=False)
         return (Product._of(factors=(S, none)) if isinstance(S, Hankel) else none), 1.0
     M, rcond, _ = _found(A, S, where, nothing)
-    return M._scale(_power(M, -k)), rcond
+    return _polished(_scaled(A, plain=False)[0], M)._scale(_power(M, -k)), rcond
+
+
+def _polished(S: Displaced, M: StructuredMatrix) -> StructuredMatrix:
+    """M ≈ S⁻¹ from orthogonal columns, refined, with the gradients of S."""
+    if isinstance(S, Hankel):
+        exchange, inner = M.factors  # type: ignore[attr-defined]
+        return Product._of(factors=(exchange, polished(_toeplitz(S), inner)))
+    if isinstance(S, LowDisplacementRank) and S.transposed:
+        return polished(_turned(S), M.T).T
+    return polished(S, M)
 
 
 def _factorize(A: Displaced) -> Factorization:
     """Two products and refinement for each right-hand side."""
     _full(A, factorize)
     M, rcond = _inverted(A, "factorize")
-    return Factorization(A, functools.partial(_solve_with, M), M, rcond)
+    return Factorization(A, functools.partial(_solve_with, M.map(_array.stop_gradient)), M, rcond)
 
 
 def _solve_with(M: StructuredMatrix, A: Displaced, b: Array) -> Array:
@@ -180,20 +182,21 @@ def _solve_with(M: StructuredMatrix, A: Displaced, b: Array) -> Array:
 
 
 def _inverse(A: Displaced) -> StructuredMatrix:
-    """A⁻¹ in the dtype of A; a ConditionWarning where fewer than half of its digits are left."""
+    """A⁻¹ in the dtype of A, to κ u; a ConditionWarning where fewer than half of its digits are left."""
     _full(A, inverse)
     M, rcond = _inverted(A, "inverse")
-    if _array.unit_roundoff(A.xp, M.dtype) / rcond**2 > math.sqrt(_array.unit_roundoff(A.xp, A.dtype)):
+    if _array.unit_roundoff(A.xp, M.dtype) / rcond > math.sqrt(_array.unit_roundoff(A.xp, A.dtype)):
         _lossy(A, rcond)
     return M.astype(A.dtype)
 
 
 def _slogdet(A: Displaced) -> tuple[Array, Array]:
-    """From the pivots; det J = (−1)^{n(n−1)/2}. The sign of a real determinant is that of the real part."""
+    """From the pivots; det J = (−1)^{n(n−1)/2}. The sign of a real determinant is that of the real part.
+
+    Derivatives are those of tr(A⁻¹ dA), from the generators of the inverse.
+    """
     _full(A, slogdet)
     xp, n = A.xp, A.shape[0]
-    if any(_array.is_torch(a) and a.requires_grad for a in A.arrays()):
-        raise slogdet.unsupported(A, "no gradient through the elimination")
     S, k = _scaled(A)
     found, swaps = Solved(None, 1.0, 0.0), 0
     if isinstance(S, LowDisplacementRank):
@@ -205,25 +208,22 @@ def _slogdet(A: Displaced) -> tuple[Array, Array]:
     sign = found.sign if A._is_complex else math.copysign(1.0, found.sign.real) if found.sign else 0.0
     real = {"dtype": _array.real_dtype(xp, A.dtype), "device": A.device}
     logabs = xp.asarray(found.logabs + n * k * math.log(2.0), **real)
-    return xp.asarray((-1) ** swaps * sign, dtype=A.dtype, device=A.device), logabs
+    unit = xp.asarray((-1) ** swaps * sign, dtype=A.dtype, device=A.device)
+    if not n or not attached(*A.arrays()):
+        return unit, logabs
+    W: Any = _scaled(A, plain=False)[0]  # the same determinant but for the sign
+    W = _toeplitz(W) if isinstance(W, Hankel) else _turned(W) if getattr(W, "transposed", False) else W
+    nothing = xp.zeros((n, 0), dtype=S.dtype, device=A.device)
+    change = log_det_change(W, polished(W, _found(A, W.map(_array.stop_gradient), "slogdet", nothing)[0]))
+    if not A._is_complex:
+        return unit, logabs + _array.astype(change, logabs.dtype)
+    turn = xp.exp(1j * xp.imag(change))
+    return unit * _array.astype(turn, unit.dtype), logabs + _array.astype(xp.real(change), logabs.dtype)
 
 
 for _cls in (Toeplitz, Hankel, LowDisplacementRank):
     solve.rules[_cls], inverse.rules[_cls], factorize.rules[_cls] = _solve, _inverse, _factorize
     slogdet.rules[_cls] = _slogdet
-
-
-def _times(A: StructuredMatrix, x: Array) -> Array:
-    """A x by FFTs at any size: these matrices live for a few products, where a plan would think of many."""
-    if isinstance(A, Product):
-        for factor in reversed(A.factors):
-            x = _times(factor, x)
-        return x
-    if _array.is_complex(x) and not A._is_complex:
-        xp = A.xp
-        return _times(A, xp.real(x)) + 1j * _times(A, xp.imag(x))
-    by_fft: Any = A._by_fft  # type: ignore[attr-defined]
-    return by_fft(_array.astype(x, A.dtype), -2)
 
 
 # refinement ---------------------------------------------------------------------------------------------------------------
@@ -232,22 +232,22 @@ def _times(A: StructuredMatrix, x: Array) -> Array:
 def _refined(A: StructuredMatrix, b: Array, S: Displaced, k: int, M: StructuredMatrix, x: Array | None = None) -> Array:
     """x with A x = b to the round-off, A = 2^k S, by steps x + M (b − S x), from x or M b; M is S⁻¹.
 
-    Where one step is not enough, M is too rough (κ² u near 1) and the residual is eliminated anew. Gradients of A and b come from two steps
+    Where one step is not enough, M is too rough (κ u near 1) and the residual is eliminated anew. Gradients of A and b come from two steps
     with M and x held fixed, which have the right first and second derivatives.
     """
     rhs = _array.double(_array.stop_gradient(b))
     scale = A.shape[0] * _array.unit_roundoff(A.xp, A.dtype) * _norm(S)
 
     def judged(x: Array) -> tuple[Array, Array, float]:
-        rest = rhs - _times(S, x)
+        rest = rhs - times(S, x)
         return x, rest, _worst(rest, x, scale)
 
     eliminated = x is not None
-    x, rest, reached = judged(_times(M, rhs) if x is None else x)
+    x, rest, reached = judged(times(M, rhs) if x is None else x)
     for _ in range(STEPS):
         if reached <= GOAL:
             break
-        step = judged(x + _times(M, rest))
+        step = judged(x + times(M, rest))
         if not step[-1] <= GOAL:
             step = judged(x + _solved(S, rest, "solve") if eliminated else _solved(S, rhs, "solve"))
             eliminated, reached = True, reached if eliminated else math.inf
@@ -257,7 +257,7 @@ def _refined(A: StructuredMatrix, b: Array, S: Displaced, k: int, M: StructuredM
     if not reached <= LIMIT:
         _rough(A, reached)
     x = _array.astype(_array.ldexp(x, -k), b.dtype)
-    if any(_array.is_torch(a) and a.requires_grad for a in (*A.arrays(), b)):
+    if attached(*A.arrays(), b):
         N = M._scale(_power(M, -k)).astype(b.dtype)
         for _ in range(2):
             x = x + N @ (b - A @ x)
@@ -279,7 +279,7 @@ def _norm(A: Displaced) -> float:
     if not isinstance(A, LowDisplacementRank):
         return _array.to_float(norm.rule(A, "fro")) / math.sqrt(A.shape[0])
     V = _array.normal(_check.as_generator(0, "solve"), (A.shape[1], PROBES), A.g)
-    return _array.to_float(_array.frobenius(_times(A, V))) / math.sqrt(PROBES * A.shape[0])
+    return _array.to_float(_array.frobenius(times(A, V))) / math.sqrt(PROBES * A.shape[0])
 
 
 def _one_norm(A: Displaced) -> float:
@@ -290,7 +290,7 @@ def _one_norm(A: Displaced) -> float:
     x = xp.ones((n, 1), dtype=A.dtype, device=A.device) / n
     best, seen = 0.0, -1
     for _ in range(5):
-        y = _times(A, x)
+        y = times(A, x)
         size = xp.abs(y)
         total = _array.to_float(xp.sum(size))
         if not total > best:
@@ -299,7 +299,7 @@ def _one_norm(A: Displaced) -> float:
         unit = xp.where(
             size > 0, y / _array.astype(xp.where(size > 0, size, xp.ones_like(size)), y.dtype), xp.ones_like(y)
         )
-        j = int(xp.argmax(xp.abs(_times(H, unit))))
+        j = int(xp.argmax(xp.abs(times(H, unit))))
         if j == seen:
             break
         seen = j
