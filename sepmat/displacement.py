@@ -15,6 +15,7 @@ from ._array import Array
 from .basic import Identity, is_identity
 from .errors import ArgumentError, ShapeError
 from .kernels import fourier, plan
+from .kernels.unrolled import transform
 from .linalg import conversion, convert, diagonal, norm, trace
 from .matrix import StructuredMatrix, structure
 from .toeplitz import Circulant, SkewCirculant, Toeplitz
@@ -176,7 +177,7 @@ class LowDisplacementRank(StructuredMatrix):
         """By sizes alone; a gradient needs the transforms."""
         (m, n), N = self.corner, int(self.g.shape[0])
         vectors = 1 if len(shape) == 1 else math.prod(shape) // max(1, n)
-        p = plan.transform(m, n, N, vectors, plan.kind(self.dtype), 2 * self.terms + 2)
+        p = transform(self.g, m, n, N, vectors, 2 * self.terms + 2)
         return p if p.route == "fft" or self._remembers else p.by_fft()
 
     def _by_fft(self, x: Array, axis: int) -> Array:

@@ -14,7 +14,7 @@ from ._array import Array
 from .basic import inverse_of_values
 from .errors import ArgumentError, ShapeError, UnsupportedError
 from .kernels import fourier, plan
-from .kernels.unrolled import unroll
+from .kernels.unrolled import transform, unroll
 from .linalg import (
     conversion,
     convert,
@@ -87,7 +87,7 @@ class _Diagonals(StructuredMatrix):
         m, n = self.shape
         vectors = 1 if len(shape) == 1 else math.prod(shape) // max(1, n)
         length = self._remember("length", self._length)
-        p = plan.transform(m, n, length, vectors, plan.kind(self.dtype))
+        p = transform(self._arrays[0], m, n, length, vectors)
         return p if p.route == "fft" or self._remembers else p.by_fft()
 
     def _dense_transpose(self) -> Array:

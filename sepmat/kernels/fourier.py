@@ -30,6 +30,7 @@ except ImportError:  # pragma: no cover - a SciPy that is built in another way
     pypocketfft = None
 
 TERM_BLOCK = 2**16  # entries of the intermediates of all terms taken together; they stay in the cache
+GPU_BLOCK = 2**27  # the same on a GPU, where few large steps are fast and a gigabyte is not much
 
 
 class Spectrum(NamedTuple):
@@ -328,6 +329,9 @@ def _times(X: Array, v: Array) -> Array:
     """X v, in place where X is an array of ours."""
     if isinstance(X, np.ndarray):
         return np.multiply(X, v, out=X)
+    if _array.is_cupy(X):  # one elementwise kernel, no new array
+        X *= v
+        return X
     return X * v
 
 
@@ -362,7 +366,8 @@ def _convolve_twice(fft: Any, outer: Spectrum, inner: Spectrum, x: Array, stop: 
         x = x / _array.astype(scale, x.dtype)
     X = _forward(fft, inner, x, axis)
     X = X[..., None, :] if axis == -1 else X[..., None, :, :]
-    step = max(1, TERM_BLOCK // max(1, n * math.prod(x.shape) // max(1, x.shape[axis])))
+    block = GPU_BLOCK if _array.on_gpu(x) else TERM_BLOCK
+    step = max(1, block // max(1, n * math.prod(x.shape) // max(1, x.shape[axis])))
     total = None
     for start in range(0, terms, step):
         stop_term = min(start + step, terms)

@@ -1,10 +1,12 @@
-"""The dense form of a matrix that is constant along its diagonals or antidiagonals, from its vector of diagonals."""
+"""The dense form of a matrix that is constant along its diagonals or antidiagonals, and when it is used."""
 
 import numpy as np
 
 from .. import _array
 from .._array import Array
+from . import plan
 from ._table import KernelTable
+from .cuda.transforms import transform as on_gpu
 
 
 def _reference(t: Array, rows: int, columns: int, descending: bool) -> Array:
@@ -23,3 +25,9 @@ def _windows(t: Array, rows: int, columns: int, descending: bool) -> Array:
     """A strided view, copied."""
     windows = np.lib.stride_tricks.sliding_window_view(t, columns)
     return np.array(windows[::-1] if descending else windows)
+
+
+def transform(like: Array, m: int, n: int, length: int, vectors: int, transforms: int = 2) -> plan.Transform:
+    """The plan of a product by FFTs or by the dense form (plan.transform), that of the machine which holds this array."""
+    make = on_gpu if _array.on_gpu(like) else plan.transform
+    return make(m, n, length, vectors, plan.kind(like.dtype), transforms)
