@@ -3,6 +3,7 @@
 hard: a theorem; alarm: two to three times the worst ratio ever measured, asserted for n >= 8.
 """
 
+import dataclasses
 import itertools
 import math
 
@@ -233,3 +234,18 @@ def test_arguments_are_not_written(table):
     y = table(*args)
     y[...] = 0
     np.testing.assert_array_equal(x, before)
+
+
+@pytest.mark.parametrize("base", [MemoryError, RuntimeError])
+def test_out_of_memory_on_a_device_says_what_to_do(base, monkeypatch):
+    """CuPy's and torch's errors of that name, known without importing either; what else is raised passes."""
+    full = type("OutOfMemoryError", (base,), {})
+    for error, expected in ((full("8 bytes"), sm.BackendError), (base("other"), base)):
+
+        def run(*arguments, error=error):
+            raise error
+
+        monkeypatch.setattr(kron_matmul, "rows", [dataclasses.replace(kron_matmul.rows[0], run=run)])
+        with pytest.raises(expected, match=r"8 bytes; expected room for it\. Multiply fewer|^other$") as caught:
+            kron_matmul((np.eye(6),), np.ones(6), -1)
+        assert expected is base or caught.value.__cause__ is error

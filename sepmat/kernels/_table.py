@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .._check import as_choice
+from ..errors import BackendError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,9 +39,15 @@ class KernelTable:
         return add
 
     def __call__(self, *args: Any, kernel: str | None = None) -> Any:
-        if kernel is None:
-            for row in self.rows:
-                if row.accepts(*args):
-                    return row.run(*args)
-        rows = {row.name: row for row in self.rows}
-        return rows[as_choice(kernel, list(rows), self.__name__, "kernel")].run(*args)
+        try:
+            if kernel is None:
+                for row in self.rows:
+                    if row.accepts(*args):
+                        return row.run(*args)
+            rows = {row.name: row for row in self.rows}
+            return rows[as_choice(kernel, list(rows), self.__name__, "kernel")].run(*args)
+        except (MemoryError, RuntimeError) as error:
+            if type(error).__name__ != "OutOfMemoryError":  # of CuPy and of torch, neither of which is imported here
+                raise
+            advice = "Multiply fewer rows or columns at a time, or free what the library keeps (empty_cache, free_all_blocks)"
+            raise BackendError(self.__name__, "x", f"no room on the device: {error}", "room for it", advice) from error
