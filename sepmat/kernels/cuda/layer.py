@@ -83,9 +83,8 @@ def _formed(shapes: tuple[Pair, Pair], terms: int, rows: int, trains: bool) -> t
 
 
 def _fused(shapes: tuple[Pair, Pair], terms: int, rows: int, trains: bool) -> tuple[Step, ...]:
-    """The gradients of the factors by a pass of the kernel and a GEMM for each of them, term by term."""
-    (x, y, _), ((m1, n1), (m2, n2)) = _sizes(shapes, rows), shapes
-    between = rows * n1 * m2
-    last, first = Step(x + between, 2 * between * n2), Step(between + y, 2 * between * m1)
-    whole = Step(x + y, terms * (last.flops + first.flops))
-    return (whole, whole, *[last, first, first, last] * terms) if trains else (whole,)
+    """One launch forward and one for ∂x; the gradients of the factors as those of the chain."""
+    x, y, _ = _sizes(shapes, rows)
+    last, first = _chain(shapes, terms, rows, False)
+    whole = Step(x + y, last.flops + first.flops)
+    return (whole, whole, last, first, first, last) if trains else (whole,)

@@ -165,8 +165,12 @@ def _gradients(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         dx = kronecker(factors, g, sides, not transposed)
     if ctx.needs_input_grad[0]:
         x, g = (g, x) if transposed else (x, g)  # gᵀ Fᵀ x = xᵀ F g
-        terms = [torch.cat(factor_gradients(F[None], x, g, _shapes(sides)), dim=0) for F in factors]
-        total = torch.stack(terms) if terms else factors
+        shapes = _shapes(sides)
+        if len(shapes) == 2 and factors.shape[0]:
+            total = _gradients_of_pairs(factors, x, g, shapes)
+        else:
+            terms = [torch.cat(factor_gradients(F[None], x, g, shapes)) for F in factors]
+            total = torch.stack(terms) if terms else factors
     return total, dx, None, None
 
 
@@ -180,12 +184,27 @@ def factor_gradients(factors: Tensor, x: Tensor, g: Tensor, shapes: Shapes) -> l
         return [_outer(g, x).reshape(-1)]
     halves = shapes[: len(shapes) // 2], shapes[len(shapes) // 2 :]
     head, tail = factors.split([sum(a * b for a, b in half) for half in halves], dim=1)
-    first, last = ([side for pair in half for side in pair] for half in halves)
+    first, last = map(_flat, halves)
     (m, n), (p, q), (outer, _, inner) = _full(halves[0]), _full(halves[1]), x.shape
     x, g = x.reshape(outer * n, q, inner), g.reshape(outer, m, p * inner)
     y, z = kronecker(tail, x, last, False), kronecker(head, g, first, True)
     found = factor_gradients(head, y.reshape(outer, n, p * inner), g, halves[0])
     return found + factor_gradients(tail, x, z.reshape(outer * n, p, inner), halves[1])
+
+
+def _gradients_of_pairs(factors: Tensor, x: Tensor, g: Tensor, shapes: Shapes) -> Tensor:
+    """The gradient of packed factors, two a term: all last ones in one tall matrix, all first ones in one wide one, four GEMMs."""
+    (first, last), terms, (outer, _, inner) = _unpacked(factors, _flat(shapes), False), factors.shape[0], x.shape
+    (m, n), (p, q) = shapes
+    x, g = x.reshape(outer * n, q, inner), g.reshape(outer, m, p * inner)
+    y = product(last.reshape(terms * p, q), x, outer * n, inner).reshape(outer, n * terms, p * inner)
+    z = product(first.permute(2, 0, 1).reshape(n * terms, m), g, outer, p * inner).reshape(outer * n, terms * p, inner)
+    d_first = _outer(g, y).reshape(m, n, terms).permute(2, 0, 1)
+    return torch.cat([d_first.reshape(terms, m * n), _outer(z, x).reshape(terms, p * q)], dim=1)
+
+
+def _flat(shapes: Shapes) -> list[int]:
+    return [side for pair in shapes for side in pair]
 
 
 def _full(shapes: Shapes) -> tuple[int, int]:
