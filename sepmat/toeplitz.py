@@ -221,9 +221,9 @@ class Hankel(_Diagonals):
         return _padded_length(sum(self.shape) - 1, self.c)
 
     def _by_fft(self, x: Array, axis: int) -> Array:
-        m, n = self.shape
-        S = self._remember("spectrum", lambda: _padded_spectrum(self._diagonals()))
-        return fourier.convolve(S, self.xp.flip(x, axis=axis), n - 1, n - 1 + m, axis)
+        m = self.shape[0]
+        S = self._remember("spectrum", lambda: _padded_spectrum(self._diagonals())._replace(mirrored=True))
+        return fourier.convolve(S, x, 0, m, axis)
 
     def _transpose(self) -> StructuredMatrix:
         if self.tail is None:

@@ -206,7 +206,7 @@ def test_both_routes_of_displacement(n, r, dtype):
 def test_blocks_of_vectors(axis, dtype, monkeypatch):
     """Batches in blocks: the same as in one piece, for rows, columns and stacks of columns."""
     rng = np.random.default_rng(3)
-    monkeypatch.setattr(plan, "vectors", lambda n, kind: 8)
+    monkeypatch.setattr(plan, "vectors", lambda n, kind, axis: 8)
     for shape in ((20, 30), (2, 11, 30), (3, 30)):
         x = normal(rng, shape if axis == -1 else (*shape[:-2], shape[-1], shape[-2]), dtype)
         S = fourier.spectrum(normal(rng, (30,), dtype), 30)
@@ -224,17 +224,41 @@ def test_without_pocketfft(monkeypatch):
 
     c, x = np.random.default_rng(4).standard_normal((2, 700))
     expected = sm.Circulant(c) @ x
+    rows, h = np.random.default_rng(5).standard_normal((90, 700)), np.ones(1399)
+    many = sm.Circulant(c).apply(rows)
+    backwards = sm.Hankel(h[:700], h[699:]) @ x
     monkeypatch.setattr(fourier, "_NUMPY_FFT", scipy.fft)
     np.testing.assert_array_equal(sm.Circulant(c) @ x, expected)
+    np.testing.assert_array_equal(sm.Circulant(c).apply(rows), many)
+    np.testing.assert_array_equal(sm.Hankel(h[:700], h[699:]) @ x, backwards)
+
+
+def test_blocks_share_nothing_with_results():
+    """Products after each other leave earlier results alone, and a block does not read what the block before it left."""
+    rng = np.random.default_rng(6)
+    c, rows = rng.standard_normal(1500), rng.standard_normal((120, 1500))
+    for A in (
+        sm.Circulant(c),
+        sm.Toeplitz(c),
+        sm.Hankel(c),
+        sm.SkewCirculant(c),
+        sm.LowDisplacementRank(*[c[:, None]] * 2),
+    ):
+        first = A.apply(rows)
+        kept = first.copy()
+        A.apply(-rows)
+        np.testing.assert_array_equal(first, kept)
+        error = np.linalg.norm(first - np.stack([A @ row for row in rows]), axis=1)
+        check(error, np.linalg.norm(first, axis=1), 100, "float64", "blocks")
 
 
 def test_rows_are_never_turned(monkeypatch):
     """A batch of rows meets its transforms as it lies in memory."""
-    seen = []
+    seen, fit = [], fourier._PocketFFT._fit
     monkeypatch.setattr(
-        fourier,
+        fourier._PocketFFT,
         "_fit",
-        lambda x, n, axis, fit=fourier._fit: (seen.append((x.flags.c_contiguous, axis)), fit(x, n, axis))[1],
+        lambda self, x, n, axis: (seen.append((x.flags.c_contiguous, axis)), fit(self, x, n, axis))[1],
     )
     x = np.ones((40, 600))
     sm.Circulant(np.ones(600)).apply(x)

@@ -41,6 +41,7 @@ class Spectrum(NamedTuple):
     twist: Array | None  # what a sequence is multiplied by before its FFT; None: circulant
     n: int  # the size of the matrix
     real: bool
+    mirrored: bool = False  # A[i, j] = t[i + j] in place of t[i - j]: x is met backwards
 
     def inverse(self) -> "Spectrum":
         """The spectrum of the inverse matrix."""
@@ -90,6 +91,8 @@ def _forward(fft: Any, S: Spectrum, x: Array, axis: int) -> Array:
     """The coefficients of x, padded by zeros to length n, in the eigenvectors of S."""
     if S.twist is None:
         n = None if x.shape[axis] == S.n else S.n
+        if S.mirrored:  # X(-k)
+            return (fft.ihfft if S.real else fft.ifft)(x, n=n, axis=axis, norm="forward")
         return fft.rfft(x, n=n, axis=axis) if S.real else fft.fft(x, n=n, axis=axis)
     x = _pad(x, S.n, axis)
     if not S.real:
@@ -128,38 +131,72 @@ def _root(like: Array, n: int, count: int) -> Array:
     return xp.asarray(powers, dtype=_array.complex_dtype(xp, like.dtype), device=_array.device(like))
 
 
+_COMPLEX = {"f": np.dtype("F"), "d": np.dtype("D"), "F": np.dtype("F"), "D": np.dtype("D")}
+
+
 class _PocketFFT:
-    """The four transforms of scipy.fft along one axis of a NumPy array of a supported dtype."""
+    """The transforms of scipy.fft along one axis of a NumPy array of a supported dtype.
 
-    @staticmethod
-    def rfft(x: Any, n: int | None = None, axis: int = -1) -> Any:
-        return pypocketfft.r2c(_fit(x, n, axis), (axis % x.ndim,), True, 0, None, 1)
+    `again(out)` gives up what was returned before: from then on the first call writes where the first one wrote, and so on,
+    and a real inverse transform of the shape of out writes there.
+    """
 
-    @staticmethod
-    def irfft(X: Any, n: int, axis: int = -1) -> Any:
-        return pypocketfft.c2r(X, (axis % X.ndim,), n, False, 2, None, 1)
+    def __init__(self) -> None:
+        self.rooms: list[Any] = []
+        self.at: int | None = None  # None: every result in an array of its own
+        self.out: Any = None
 
-    @staticmethod
-    def fft(x: Any, n: int | None = None, axis: int = -1) -> Any:
-        return pypocketfft.c2c(_fit(x, n, axis), (axis % x.ndim,), True, 0, None, 1)
+    def again(self, out: Any = None) -> "_PocketFFT":
+        self.at, self.out = 0, out
+        return self
 
-    @staticmethod
-    def ifft(X: Any, n: int | None = None, axis: int = -1) -> Any:
-        return pypocketfft.c2c(_fit(X, n, axis), (axis % X.ndim,), False, 2, None, 1)
+    def rfft(self, x: Any, n: int | None = None, axis: int = -1, forward: bool = True) -> Any:
+        x = self._fit(x, n, axis)
+        out = None if self.at is None else self._room(x, x.shape[axis] // 2 + 1, axis, _COMPLEX[x.dtype.char])
+        return pypocketfft.r2c(x, (axis % x.ndim,), forward, 0, out, 1)
+
+    def ihfft(self, x: Any, n: int | None = None, axis: int = -1, norm: str = "forward") -> Any:
+        return self.rfft(x, n, axis, False)
+
+    def irfft(self, X: Any, n: int, axis: int = -1) -> Any:
+        out = self.out
+        if out is None or out.shape != (*X.shape[:-1], n):
+            out = None if self.at is None else self._room(X, n, axis, X.real.dtype)
+        return pypocketfft.c2r(X, (axis % X.ndim,), n, False, 2, out, 1)
+
+    def fft(self, x: Any, n: int | None = None, axis: int = -1) -> Any:
+        return self._complex(x, n, axis, True, 0)
+
+    def ifft(self, X: Any, n: int | None = None, axis: int = -1, norm: str = "backward") -> Any:
+        return self._complex(X, n, axis, False, 2 if norm == "backward" else 0)
+
+    def _complex(self, x: Any, n: int | None, axis: int, forward: bool, norm: int) -> Any:
+        x = self._fit(x, n, axis)
+        out = None if self.at is None else self._room(x, x.shape[axis], axis, _COMPLEX[x.dtype.char])
+        return pypocketfft.c2c(x, (axis % x.ndim,), forward, norm, out, 1)
+
+    def _room(self, like: Any, n: int, axis: int, dtype: Any, make: Any = np.empty) -> Any:
+        """An array like this one, but of length n along the axis."""
+        shape = (*like.shape[:-1], n) if axis == -1 else (*like.shape[:-2], n, like.shape[-1])
+        if self.at is None:
+            return make(shape, dtype)
+        at, self.at = self.at, self.at + 1
+        if at == len(self.rooms):
+            self.rooms.append(make(shape, dtype))
+        elif self.rooms[at].shape != shape:
+            self.rooms[at] = make(shape, dtype)
+        return self.rooms[at]
+
+    def _fit(self, x: Any, n: int | None, axis: int) -> Any:
+        """x padded by zeros to length n, with addresses that vector instructions can take."""
+        if n is None or n == x.shape[axis]:
+            return x if x.flags.aligned else x.copy()
+        padded = self._room(x, n, axis, x.dtype, np.zeros)
+        _cut(padded, 0, x.shape[axis], axis)[...] = x
+        return padded
 
 
-def _fit(x: Any, n: int | None, axis: int) -> Any:
-    """x padded by zeros to length n, with addresses that vector instructions can take."""
-    if n is None or n == x.shape[axis]:
-        return x if x.flags.aligned else x.copy()
-    shape = list(x.shape)
-    shape[axis] = n
-    padded = np.zeros(shape, x.dtype)
-    _cut(padded, 0, x.shape[axis], axis)[...] = x
-    return padded
-
-
-_NUMPY_FFT: Any = scipy.fft if pypocketfft is None else _PocketFFT
+_NUMPY_FFT: Any = scipy.fft if pypocketfft is None else _PocketFFT()
 
 
 def _fft_of(x: Array) -> Any:
@@ -218,6 +255,8 @@ def _unfold(z: Array, axis: int) -> Array:
 
 def _widen(x: Array) -> Array:
     """float16 and bfloat16 have no FFT: float32 in their place."""
+    if type(x) is np.ndarray:
+        return x
     return _array.astype(x, _array.array_namespace(x).float32) if _array.is_half(x.dtype) else x
 
 
@@ -299,29 +338,37 @@ def _viewed(value: Any) -> Any:
 
 
 def _in_blocks(run: Callable[..., Any], x_at: int, args: tuple[Any, ...]) -> Any:
-    """Many vectors in blocks of rows that stay in L2 with their transforms; columns are turned, block by block."""
+    """Many vectors in blocks of rows that stay in L2 with their transforms; columns are turned, block by block.
+
+    The blocks share their intermediate arrays: 64 rows of 1024, padded to 2048, float64: 0.57 ms, 0.79 ms with new ones.
+    """
     x, axis = args[x_at], args[-1]
     if x.ndim == 1:
         return run(_NUMPY_FFT, *args)
-    n, step = x.shape[axis], plan.vectors(args[0].n, x.dtype.char)
-    if x.size <= step * n or not x.size:
+    n, step = x.shape[axis], plan.vectors(args[0].n, x.dtype.char, axis)
+    if x.size <= step * n * (2 if args[0].n == n else 1) or not x.size:  # what is not padded needs less
         if axis == -2 and x.shape[-1] == 1:  # one column is a row
             return run(_NUMPY_FFT, *args[:x_at], x[..., 0], *args[x_at + 1 : -1], -1)[..., None]
         return run(_NUMPY_FFT, *args)
     if axis == -2 and x.ndim > 2:
         return np.stack([_in_blocks(run, x_at, (*args[:x_at], part, *args[x_at + 1 :])) for part in x])
     rows = x.reshape(-1, n) if axis == -1 else x.T
+    fft = _PocketFFT() if isinstance(_NUMPY_FFT, _PocketFFT) else _NUMPY_FFT
 
-    def block(i: int) -> Any:
+    def block(i: int, out: Any = None) -> Any:
         part = np.ascontiguousarray(rows[i : i + step])
-        return run(_NUMPY_FFT, *args[:x_at], part, *args[x_at + 1 : -1], -1)
+        where = fft.again(out) if isinstance(fft, _PocketFFT) else fft
+        return run(where, *args[:x_at], part, *args[x_at + 1 : -1], -1)
 
     count, first = rows.shape[0], block(0)
     m = first.shape[-1]
     out = np.empty((count, m), first.dtype) if axis == -1 else np.empty((m, count), first.dtype).T
     out[:step] = first
     for i in range(step, count, step):
-        out[i : i + step] = block(i)
+        part = out[i : i + step]
+        found = block(i, part if axis == -1 else None)
+        if found is not part:
+            part[...] = found
     return out.T if axis == -2 else out.reshape((*x.shape[:-1], m))
 
 
@@ -347,8 +394,8 @@ def _convolve(fft: Any, S: Spectrum, x: Array, start: int, stop: int, axis: int)
     if scale is not None:
         x = x / _array.astype(scale, x.dtype)
     X = _times(_forward(fft, S, x, axis), _along(S.values, axis))
-    y = _inverse(fft, S, X, axis, stop, start)
-    return _array.astype(rescale(y, S.scale, scale), dtype)
+    y = rescale(_inverse(fft, S, X, axis, stop, start), S.scale, scale)
+    return y if y.dtype == dtype else _array.astype(y, dtype)
 
 
 def _convolve_twice(fft: Any, outer: Spectrum, inner: Spectrum, x: Array, stop: int, axis: int) -> Array:
@@ -376,8 +423,8 @@ def _convolve_twice(fft: Any, outer: Spectrum, inner: Spectrum, x: Array, stop: 
         Y = _times(_forward(fft, outer, y, axis), _along(outer.values[start:stop_term, :], axis))
         part = xp.sum(Y, axis=axis - 1) if stop_term > start + 1 else xp.squeeze(Y, axis=axis - 1)
         total = part if total is None else total + part
-    y = _inverse(fft, outer, total, axis, stop)
-    return _array.astype(rescale(y, outer.scale, inner.scale, scale), dtype)
+    y = rescale(_inverse(fft, outer, total, axis, stop), outer.scale, inner.scale, scale)
+    return y if y.dtype == dtype else _array.astype(y, dtype)
 
 
 convolve = _kernel(_convolve, x_at=1)
@@ -397,7 +444,10 @@ def _convolve_rows(S: Spectrum, x: Array, start: int, stop: int, axis: int) -> A
     """In chunks, with a backward of its own (kernels/torch/fourier.py)."""
     from .torch import fourier as own
 
-    y = own.convolve(S.values, x.reshape(-1, x.shape[-1]), S.twist, S.n, 0, start, stop)
+    n = x.shape[-1]
+    if S.mirrored:
+        x, start, stop = x.flip(-1), start + n - 1, stop + n - 1
+    y = own.convolve(S.values, x.reshape(-1, n), S.twist, S.n, 0, start, stop)
     return rescale(y.reshape(*x.shape[:-1], stop - start), S.scale)
 
 
