@@ -391,6 +391,8 @@ def test_routes():
         assert [fastest(d, R, trains=trains) for d in (768, 1024, 2048) for R in (4, 8)] == ["formed"] * 6
         assert fastest(4096, 16, rows=16, trains=trains) == "chain"
         assert fastest(4096, 16, dtype="float32", trains=trains) == "chain"
+        most = [sum(fastest(d, R, trains=trains) == "chain" for R in range(1, 17)) for d in (2048, 4096, 8192)]
+        assert most == ([1, 4, 10] if trains else [2, 5, 12])
     assert fastest(1024, 1, dtype="float32") == "fused"
 
 
