@@ -90,7 +90,7 @@ def selftest(backends: Sequence[str] | None = None, seed: int = 0) -> SelfTest:
     known = _installed()
     for name in backends or ():
         if name not in known:
-            advice = "Install it, or leave it out"
+            advice = "Install it, with a CUDA device where it needs one, or leave it out"
             raise BackendError("selftest", "backends", repr(name), f"one of {', '.join(known)}", advice)
     rng = _check.as_generator(seed, "selftest")
     lines: list[Line] = []

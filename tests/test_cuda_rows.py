@@ -417,3 +417,32 @@ def test_import_needs_no_cupy():
         "sys.exit('cupy' in sys.modules or 'cupy_backends' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-W", "error", "-c", code]).returncode == 0
+
+
+needs_cupy = pytest.mark.skipif(not importlib.util.find_spec("cupy"), reason="cupy is not installed: sepmat[gpu-check]")
+
+
+@needs_cupy
+def test_cupy_without_a_device():
+    """Installed and imported, no GPU: NumPy arrays are multiplied as ever; what needs a device says so in five parts."""
+    import cupy
+
+    A, x = sm.Kronecker(np.eye(2), 2 * np.eye(3)), np.ones(6)
+    np.testing.assert_array_equal(A @ x, 2 * x)
+    assert not _array.is_cupy(x) and not _array.on_gpu(x)
+    if cupy.is_available():
+        return
+    with pytest.raises(sm.BackendError, match=r"no CUDA device answers .cudaError") as caught:
+        launch.module(specialise(((8, 8),) * 4, "float32"))
+    assert len(caught.value.args) == 5 and caught.value.args[-1].startswith("Check nvidia-smi")
+    with pytest.raises(sm.BackendError, match="'cupy'"):
+        sm.selftest(backends=["cupy"])
+
+
+@needs_cupy
+def test_modules_are_made_once():
+    """RawModule takes the source and the options of a specialisation; it compiles later, on a device."""
+    spec = specialise(((8, 8),) * 4, "float32")
+    assert launch._module(0, spec) is launch._module(0, spec) is not launch._module(1, spec)
+    assert type(launch._module(0, spec)).__name__ == "RawModule"
+    assert rows.CuPyProducts().arrays.__name__ == "cupy"

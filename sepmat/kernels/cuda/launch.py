@@ -68,9 +68,18 @@ def _function(module: Any, spec: Specialisation) -> Any:
 
 
 def module(spec: Specialisation) -> Any:
-    """The compiled kernel for the current device, a cupy.RawModule. CuPy keeps its binary on disk. BackendError without CuPy."""
-    cupy = import_cupy("kernels.cuda")
-    return _module(cupy.cuda.runtime.getDevice(), spec)
+    """The compiled kernel for the current device, a cupy.RawModule. CuPy keeps its binary on disk.
+
+    Raises BackendError without CuPy, and where no device answers.
+    """
+    runtime = import_cupy("kernels.cuda").cuda.runtime
+    try:
+        device = runtime.getDevice()
+    except runtime.CUDARuntimeError as error:
+        got = f"installed, but no CUDA device answers ({str(error).partition(':')[0]})"
+        advice = "Check nvidia-smi and the driver (CUDA 13 or later), or use NumPy arrays"
+        raise BackendError("kernels.cuda", "cupy", got, "a CUDA device with its driver", advice) from error
+    return _module(device, spec)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -86,10 +95,3 @@ def import_cupy(where: str) -> Any:
         advice = "Run pip install 'sepmat[cuda]', or force a row that needs no device"
         raise BackendError(where, "cupy", f"not importable ({error})", "CuPy 14 for CUDA 13", advice) from error
     return cupy
-
-
-def device_error(where: str, error: Exception) -> BackendError:
-    """What is raised where CuPy is installed and finds no device."""
-    got = f"installed, but no CUDA device answers ({str(error).partition(':')[0]})"
-    advice = "Check nvidia-smi and the driver (CUDA 13 or later), or pass NumPy arrays"
-    return BackendError(where, "cupy", got, "a CUDA device with its driver", advice)
