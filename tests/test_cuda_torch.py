@@ -333,12 +333,14 @@ def test_on_the_current_stream(monkeypatch):
     monkeypatch.setattr(launch, "module", lambda spec: ("module of", spec))
     monkeypatch.setattr(launch, "launch", lambda *args, **options: seen.append((list(inside), args, options)))
     monkeypatch.setattr(device, "_has_cupy", lambda: True)
-    device._stream.cache_clear()
+    for cached in (device._stream, device._on_stream):
+        cached.cache_clear()
     run = device.launches(torch.device("cuda", 1))
     for stream in (1000, 2000, 1000):
         current.cuda_stream = stream
         run("spec", 1, 2, 3, 4, 5, 6, transposed=1)
-    device._stream.cache_clear()
+    for cached in (device._stream, device._on_stream):
+        cached.cache_clear()
     assert [contexts for contexts, *_ in seen] == [[(1,), (s, 1)] for s in (1000, 2000, 1000)]
     assert all(
         rest == ((("module of", "spec"), "spec", 1, 2, 3, 4, 5, 6), {"transposed": 1})
@@ -495,25 +497,23 @@ def test_structures_take_the_route(monkeypatch):
     assert by(None, 4)(*matrices("square", 4, torch.bfloat16)).dtype == torch.bfloat16 and taken.pop() == "chain"
 
 
-def test_layers_in_one_graph(monkeypatch):
-    """torch.compile sees the formed matrix, whatever the number of rows."""
+@pytest.mark.parametrize(("terms", "dtype"), [(4, torch.bfloat16), (1, torch.float32)], ids=str)
+def test_layers_in_one_graph(monkeypatch, terms, dtype):
+    """torch.compile sees the formed matrix, or the operator, whatever the number of rows."""
     monkeypatch.setattr(_array, "on_gpu", _array.is_torch)
     torch._dynamo.reset()
-    update = StructuredUpdate(1024, 1024, "kronecker", terms=4, dtype=torch.bfloat16)
+    update = StructuredUpdate(1024, 1024, "kronecker", terms=terms, dtype=dtype)
     update.reset_parameters(zero=False)
     graphs = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(update, fullgraph=True, backend=graphs)
+    W = update.to_dense().detach().double()
     for rows in (33, 65):
-        x = torch.randn(rows, 1024).to(torch.bfloat16)
+        x = torch.randn(rows, 1024).to(dtype)
         torch._dynamo.mark_dynamic(x, 0)
         found = compiled(x)
         found.sum().backward()
-        exact = x.double() @ update.to_dense().detach().double().T
-        check(
-            float((found.detach().double() - exact).norm()),
-            float(exact.norm()),
-            8,
-            "bfloat16",
-            "direct layers by themselves",
-        )
-    assert graphs.frame_count == 1 and "sepmat" not in str(graphs.graphs)
+        error, exact = (found.detach().double() - x.double() @ W.T).norm(), (x.double() @ W.T).norm()
+        check(float(error), float(exact), 8, str(dtype), "direct layers by themselves")
+    (graph,) = graphs.graphs
+    assert graphs.frame_count == 1 and ("sepmat.kronecker" in graph.code) == (dtype == torch.float32)
+    assert ("linear" in graph.code) == (dtype == torch.bfloat16)

@@ -42,6 +42,7 @@ def _has_cupy() -> bool:
     return importlib.util.find_spec("cupy") is not None
 
 
+@functools.cache
 def _on_stream(device: int) -> Launch:
     cupy = launch.import_cupy("torch")
 
