@@ -15,10 +15,12 @@ from .augmented import augmented_solution
 from .cauchy_like import _toeplitz
 from .displacement import LowDisplacementRank
 from .errors import SingularMatrixError
+from .inverse_generators import attached
 from .linalg import factorize, lstsq, solve
 from .matrix import StructuredMatrix
 from .toeplitz import Hankel, Toeplitz
 
+Solver = Callable[[Array], Array]
 STEPS = 8  # of refinement at most
 SMALL = 1e-2  # the first step, relative to x, for κ² u to be small enough
 
@@ -31,14 +33,18 @@ def _(A: Toeplitz, b: Array, rcond: float | None) -> Array:
     """
     if not A.shape[0] or not A.shape[1] or not b.shape[1]:
         return A.xp.zeros((A.shape[1], b.shape[1]), dtype=b.dtype, device=A.device)
-    if any(_array.is_torch(a) and a.requires_grad for a in (*A.arrays(), b)):
-        raise lstsq.unsupported(A, "no gradient")
     if A.shape[0] == A.shape[1]:
         return solve.rule(A, b)
     k = _array.exponent(A._diagonals())
-    S = A.map(lambda a: _array.ldexp(_array.double(a), -k))
-    right = _array.double(b)
-    x = _tall(S, right) if A.shape[0] > A.shape[1] else _wide(S, right)
+    T = A.map(lambda a: _array.ldexp(_array.double(a), -k))
+    S, right, tall = T.map(_array.stop_gradient), _array.double(_array.stop_gradient(b)), A.shape[0] > A.shape[1]
+    W = _inverse_gram(S if tall else S.H)
+    x = W and (_tall if tall else _wide)(S, right, W)
+    if attached(*A.arrays(), b):
+        if W is None or x is None:
+            raise lstsq.unsupported(A, "no gradient where κ(A)² u is near 1")
+        change = _derivatives(T, _array.double(b), x, W)
+        x = x + (change - _array.stop_gradient(change))
     if x is None:  # each column has an α of its own
         x = A.xp.concat([augmented_solution(A, S, right[:, i : i + 1]) for i in range(b.shape[1])], axis=1)
     return _array.astype(_array.ldexp(x, -k), b.dtype)
@@ -73,17 +79,29 @@ def _border(B: StructuredMatrix, g: float) -> tuple[Array, Array]:
     return p, q
 
 
-def _tall(A: Toeplitz, b: Array) -> Array | None:
+def _tall(A: Toeplitz, b: Array, W: Solver) -> Array | None:
     """x of least ‖b − A x‖, by steps x + (AᴴA)⁻¹ Aᴴ (b − A x)."""
-    W, H = _inverse_gram(A), A.H
-    return W and _refined(W(H @ b), lambda x: W(H @ (b - A @ x)))
+    H = A.H
+    return _refined(W(H @ b), lambda x: W(H @ (b - A @ x)))
 
 
-def _wide(A: Toeplitz, b: Array) -> Array | None:
+def _wide(A: Toeplitz, b: Array, W: Solver) -> Array | None:
     """The shortest x with A x = b, x = Aᴴ y, by steps x + Aᴴ (AAᴴ)⁻¹ (b − A x)."""
-    H: Any = A.H
-    W = _inverse_gram(H)
-    return W and _refined(H @ W(b), lambda x: H @ W(b - A @ x))
+    H = A.H
+    return _refined(H @ W(b), lambda x: H @ W(b - A @ x))
+
+
+def _derivatives(A: Toeplitz, b: Array, x: Array, W: Solver) -> Array:
+    """The solution x again, by two of these steps with W held fixed: its first and second derivatives are right."""
+    H = A.H
+    if A.shape[0] > A.shape[1]:
+        for _ in range(2):
+            x = x + W(H @ (b - A @ x))
+        return x
+    y = W(_array.stop_gradient(A @ x))
+    for _ in range(2):
+        y = y + W(b - A @ (H @ y))
+    return H @ y
 
 
 def _refined(x: Array, step: Callable[[Array], Array]) -> Array | None:
@@ -100,7 +118,7 @@ def _refined(x: Array, step: Callable[[Array], Array]) -> Array | None:
     return x
 
 
-def _inverse_gram(B: Toeplitz) -> Callable[[Array], Array] | None:
+def _inverse_gram(B: Any) -> Solver | None:
     G = gram(B)
     try:
         F = factorize.rule(G)

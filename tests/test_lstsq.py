@@ -231,6 +231,35 @@ def test_gradients(name, dtype):
     assert torch.autograd.gradcheck(lambda b, *arrays: sm.lstsq(make(*arrays), b), [b, *arrays])
 
 
+@pytest.mark.parametrize("shape", [(4, 2), (2, 4), (3, 3)])
+@pytest.mark.parametrize(
+    ("cls", "dtype"), [(sm.Toeplitz, "float64"), (sm.Toeplitz, "complex128"), (sm.Hankel, "float64")]
+)
+def test_gradients_of_toeplitz(shape, cls, dtype):
+    """First and second derivatives, against finite differences."""
+    torch = pytest.importorskip("torch")
+    rng, (m, n) = np.random.default_rng(3), shape
+    t, b = (torch.asarray(normal(rng, s, dtype)).requires_grad_() for s in ((m + n - 1,), (m,)))
+
+    def f(t, b):
+        A = sm.Toeplitz(t[:m], torch.cat((t[:1], t[m:]))) if cls is sm.Toeplitz else sm.Hankel(t[:m], t[m - 1 :])
+        return sm.lstsq(A, b)
+
+    A = sm.Toeplitz(t[:m], torch.cat((t[:1], t[m:]))) if cls is sm.Toeplitz else sm.Hankel(t[:m], t[m - 1 :])
+    expected = np.linalg.lstsq(host(A.to_dense().detach()), host(b.detach()), rcond=None)[0]
+    np.testing.assert_allclose(host(f(t, b).detach()), expected, rtol=1e-11)
+    assert torch.autograd.gradcheck(f, (t, b), fast_mode=True)
+    if dtype == "float64":
+        assert torch.autograd.gradgradcheck(f, (t, b), fast_mode=True)
+
+
+def test_no_gradient_beyond_the_normal_equations():
+    torch = pytest.importorskip("torch")
+    c = torch.exp(-(torch.arange(40, dtype=torch.float64) ** 2) / 18)
+    with pytest.raises(sm.UnsupportedError, match="lstsq: A: no gradient where"):
+        sm.lstsq(sm.Toeplitz(c.requires_grad_(), c[:30]), torch.ones(40, dtype=torch.float64))
+
+
 def test_errors():
     A = sm.Dense(np.ones((4, 2)))
     for wrong, error in (
