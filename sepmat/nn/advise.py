@@ -5,7 +5,6 @@ errors against parameters, and a budget is then spent where it takes most error 
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -14,33 +13,14 @@ from torch import Tensor, nn
 
 from .. import _check
 from ..approximate import approximate
-from ..basic import Dense
-from ..displacement import LowDisplacementRank
 from ..errors import ArgumentError, BackendError
-from ..kronecker import Kronecker
-from ..low_rank import LowRank
-from ..matrix import StructuredMatrix
-from ..separated import Separated
-from ..toeplitz import Circulant, SkewCirculant, Toeplitz
 from .adapted import AdaptedLinear, features, freeze, is_linear, linear_layers, modules_named, replace, update_beside
 from .contract import Parametrisation
-from .from_delta import _as_delta, nearest_parameters
-from .parametrisations import parametrisation
+from .from_delta import as_delta
+from .parametrisations import PARAMETRISATIONS, parametrisation
 
 __all__ = ["Advice", "Layer", "advise", "deltas", "gradients"]
 
-# the trainable structures that are tried, and the fits of `approximate` that they come from
-STRUCTURES: dict[str, str | None] = {
-    "lora": "low_rank",
-    "circulant": "circulant",
-    "skew_circulant": "skew_circulant",
-    "toeplitz": "toeplitz",
-    "symmetric_toeplitz": "toeplitz",
-    "kronecker": "kronecker",
-    "ldr": "displacement",
-    "lsr": None,  # fitted here: inner ranks with as many terms as fit
-}
-INNER_RANKS = (4, 8, 16)
 SHARES = (0.5, 1.0, 2.0)  # of an even share of the budget, for which every layer is fitted
 
 
@@ -244,18 +224,17 @@ def advise(
     """
     where = "advise"
     budget = _check.as_integer(max_parameters, where, "max_parameters", 1)
-    names = (
-        list(STRUCTURES) if structures is None else [structures] if isinstance(structures, str) else list(structures)
-    )
-    names = [_check.as_choice(name, list(STRUCTURES), where, "structures") for name in names]
+    known = [name for name, cls in PARAMETRISATIONS.items() if cls.advised]
+    names = known if structures is None else [structures] if isinstance(structures, str) else list(structures)
+    tried = [PARAMETRISATIONS[_check.as_choice(name, known, where, "structures")] for name in dict.fromkeys(names)]
     given = source if isinstance(source, Mapping) else {"ΔW": source}
     if not given:
         raise ArgumentError(where, "source", "empty", "at least one ΔW", "Name the layers and their ΔW")
-    changes = {name: _as_delta(M, where) for name, M in given.items()}
+    changes = {name: as_delta(M, where) for name, M in given.items()}
     share = budget / len(changes)
     found = {}
     for name, M in _bar(changes.items(), progress):
-        found[name] = [c for k in SHARES for c in _candidates(M, int(k * share), names, seed)]
+        found[name] = [c for k in SHARES for c in _candidates(M, int(k * share), tried, seed)]
     norms = {name: float(torch.linalg.norm(M)) for name, M in changes.items()}
     layers = []
     for name, best in _spend(found, norms, budget).items():
@@ -282,28 +261,22 @@ def _bar(items: Any, progress: bool) -> Any:
     return tqdm(items, desc="advise", unit="layer")
 
 
-def _candidates(M: Tensor, budget: int, names: list[str], seed: Any) -> list[_Candidate]:
+def _candidates(M: Tensor, budget: int, tried: list[type[Parametrisation]], seed: Any) -> list[_Candidate]:
     """The best fit of every structure that is to be tried within a budget; a ΔW of zeros needs none."""
     if not bool(torch.any(M != 0)):
         return []
-    found: dict[str, _Candidate] = {}
-    classes = list(dict.fromkeys(c for c in map(STRUCTURES.get, names) if c))
-    for fit in approximate(M, max_parameters=max(1, budget), structures=classes, seed=seed) if classes else []:
-        p = of_matrix(fit.matrix)
-        if p.name in names and p.num_parameters <= budget:
-            found.setdefault(p.name, _Candidate(p, fit.relative_error))
-    more = list(found.values())
-    if "lsr" in names:
-        for rank in INNER_RANKS:
-            term = parametrisation("lsr", tuple(M.shape), rank=rank, terms=1).num_parameters
-            if rank <= min(M.shape) and budget >= term:
-                p = parametrisation("lsr", tuple(M.shape), rank=rank, terms=budget // term)
-                more.append(_Candidate(p, _error(p, M, seed)))
-    return more
+    ranked: dict[str, _Candidate] = {}
+    structures = list(dict.fromkeys(cls.ranked for cls in tried if cls.ranked))
+    for fit in approximate(M, max_parameters=max(1, budget), structures=structures, seed=seed) if structures else []:
+        for p in (cls.of(fit.matrix) for cls in tried if cls.ranked):
+            if p is not None and p.num_parameters <= budget:
+                ranked.setdefault(p.name, _Candidate(p, fit.relative_error))
+    fitted = [p for cls in tried for p in cls.trials((M.shape[0], M.shape[1]), budget) if p.num_parameters <= budget]
+    return [*ranked.values(), *(_Candidate(p, _error(p, M, seed)) for p in fitted)]
 
 
 def _error(p: Parametrisation, M: Tensor, seed: Any) -> float:
-    parameters, _ = nearest_parameters(p, M, seed)
+    parameters, _ = p.nearest(M, seed)
     return float(torch.linalg.norm(M - p.matrix(parameters).to_dense()) / torch.linalg.norm(M))
 
 
@@ -343,49 +316,3 @@ def _hull(candidates: list[_Candidate]) -> list[_Candidate]:
         size, error = best.size, best.error
         rest = [c for c in rest if c.size > size and c.error < error]
     return hull
-
-
-@functools.singledispatch
-def of_matrix(A: StructuredMatrix) -> Parametrisation:
-    """The trainable structure that a matrix of the core belongs to."""
-    return parametrisation("dense", A.shape)
-
-
-@of_matrix.register
-def _(A: LowRank) -> Parametrisation:
-    return parametrisation("lora", A.shape, rank=A.U.shape[1])
-
-
-@of_matrix.register
-def _(A: Circulant) -> Parametrisation:
-    return parametrisation("circulant", A.shape)
-
-
-@of_matrix.register
-def _(A: SkewCirculant) -> Parametrisation:
-    return parametrisation("skew_circulant", A.shape)
-
-
-@of_matrix.register
-def _(A: Toeplitz) -> Parametrisation:
-    return parametrisation("symmetric_toeplitz" if A.tail is None else "toeplitz", A.shape)
-
-
-@of_matrix.register
-def _(A: LowDisplacementRank) -> Parametrisation:
-    return parametrisation("ldr", A.shape, rank=A.g.shape[1])
-
-
-@of_matrix.register
-def _(A: Kronecker) -> Parametrisation:
-    return parametrisation("kronecker", A.shape, shapes=tuple(F.shape for F in A.factors))
-
-
-@of_matrix.register
-def _(A: Separated) -> Parametrisation:
-    return parametrisation("kronecker", A.shape, shapes=tuple(F.shape[1:] for F in A.factors), terms=A.terms)
-
-
-@of_matrix.register
-def _(A: Dense) -> Parametrisation:
-    return parametrisation("dense", A.shape)

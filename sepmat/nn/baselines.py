@@ -5,15 +5,21 @@ KronA is a Kronecker product and stands with them in `parametrisations`.
 
 import dataclasses
 import math
+from typing import Any, Self
+
+import torch
+from torch import Tensor
 
 from .. import _check
 from ..basic import Dense
 from ..kernels.terms import khatri_rao
 from ..low_rank import LowRank
 from ..matrix import StructuredMatrix
+from ..nearest import nearest_circulant
 from ..toeplitz import Circulant
 from .block_circulant import BlockCirculant
-from .contract import Parameters, Parametrisation, divisor
+from .contract import Found, Parameters, Parametrisation, divisor
+from .nearest import low_rank
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,8 +27,10 @@ class LoRAParametrisation(Parametrisation):
     """LoRA (Hu et al. 2021): W = B A, A: (rank, in), B: (out, rank), zero at the start; alpha means alpha / rank."""
 
     rank: int = 8
-    name = "lora"
+    name = peft = "lora"
     moved = ("B",)
+    advised = True
+    ranked = "low_rank"
 
     def _check(self) -> None:
         self._set(rank=_check.as_integer(self.rank, self.name, "rank", 1))
@@ -40,6 +48,14 @@ class LoRAParametrisation(Parametrisation):
 
     def scale(self, alpha: float | None) -> float:
         return 1.0 if alpha is None else float(alpha) / self.rank
+
+    def nearest(self, M: Tensor, seed: Any = 0) -> Found:
+        U, V = low_rank(M, self.rank, seed)
+        return {"B": U, "A": V.mT}, True
+
+    @classmethod
+    def of(cls, A: StructuredMatrix) -> Self | None:
+        return cls(A.shape, rank=A.U.shape[1]) if isinstance(A, LowRank) else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +116,13 @@ class BlockCirculantParametrisation(Parametrisation):
         c = parameters["c"]
         return Circulant._of(c=c[0, 0], corner=self.shape) if c.shape[:2] == (1, 1) else BlockCirculant._of(c=c)
 
+    def nearest(self, M: Tensor, seed: Any = 0) -> Found:
+        """The nearest circulant of each block."""
+        P, Q, b = self.parameter_shapes()["c"]
+        blocks = M.reshape(P, b, Q, b).transpose(1, 2)
+        c = [nearest_circulant(block).matrix.c for block in blocks.reshape(P * Q, b, b)]  # type: ignore[attr-defined]
+        return {"c": torch.stack(c).reshape(P, Q, b)}, True
+
 
 class DenseParametrisation(Parametrisation):
     """W itself, out in parameters: full fine-tuning in the same frame."""
@@ -115,3 +138,6 @@ class DenseParametrisation(Parametrisation):
 
     def matrix(self, parameters: Parameters) -> StructuredMatrix:
         return Dense._of(array=parameters["W"])
+
+    def nearest(self, M: Tensor, seed: Any = 0) -> Found:
+        return {"W": M}, True

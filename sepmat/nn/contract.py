@@ -1,7 +1,9 @@
 """The contract of trainable structures: which parameters each of them has, how they start, which matrix of the core they are.
 
 A parametrisation holds no tensors and does no mathematics of its own. Shapes are (out, in), as of the weight of
-`torch.nn.Linear`, rectangular everywhere.
+`torch.nn.Linear`, rectangular everywhere. Three methods make a trainable structure; what else the library asks about one has a
+default: which parameters are nearest to a given ΔW (`nearest`), how `advise` finds its size (`advised`, `ranked`, `of`,
+`trials`), what a sum of several is (`summed`), and the method of PEFT that it is an adapter of (`peft`).
 
 **The start of an update** (`zero=True`). ΔW is linear in one of its factors, the one named by `moved`. That one is
 zero, all others are random: ΔW = 0, and its gradient is not. (With two factors zero both gradients would vanish for ever.)
@@ -31,18 +33,19 @@ All draws are uniform: bounded, as Kaiming's.
 import abc
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from .. import _check
-from ..errors import ArgumentError
+from ..errors import ArgumentError, UnsupportedError
 from ..kronecker import as_shapes
 from ..matrix import StructuredMatrix
 
 Parameters = Mapping[str, Tensor]
+Found = tuple[Parameters, bool]  # and whether they are proven to be the best
 Pair = tuple[int, int]
 
 GAIN = 1 / 3  # of torch.nn.Linear
@@ -67,19 +70,11 @@ class Parametrisation(abc.ABC):
     moved: ClassVar[tuple[str, ...]]  # the parameters of the factor that starts at zero; ΔW is linear in it
     shared: ClassVar[tuple[str, ...]] = ()  # what layers of one kind may have in common
     transforms: ClassVar[bool] = False  # whether products are FFTs, which half precision does not have
+    advised: ClassVar[bool] = False  # whether `advise` tries it
+    ranked: ClassVar[str | None] = None  # the structure of sepmat.approximate that has its matrices, of all sizes
+    peft: ClassVar[str | None] = None  # the method of PEFT that it is an adapter of: "surm", "lsr", "lora"
 
-    def __post_init__(self) -> None:
-        m, n = _check.as_shape(self.shape, self.name)
-        self._set(shape=(_check.as_integer(m, self.name, "out", 1), _check.as_integer(n, self.name, "in", 1)))
-        self._check()
-
-    def _set(self, **fields: Any) -> None:
-        for name, value in fields.items():
-            object.__setattr__(self, name, value)
-
-    def _check(self) -> None:
-        """Checks the options and fills in what was not given."""
-        self._set()
+    # what a structure must say ------------------------------------------------------------------------------------------
 
     @abc.abstractmethod
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -93,6 +88,54 @@ class Parametrisation(abc.ABC):
     def matrix(self, parameters: Parameters) -> StructuredMatrix:
         """The matrix of the core, of the shape (out, in), on these tensors."""
 
+    # what it may say ----------------------------------------------------------------------------------------------------
+
+    def _check(self) -> None:
+        """Checks the options and fills in what was not given."""
+        self._set()
+
+    def scale(self, alpha: float | None) -> float:
+        """What ΔW is multiplied by for an alpha; None: 1."""
+        return 1.0 if alpha is None else float(alpha)
+
+    def nearest(self, M: Tensor, seed: Any = 0) -> Found:
+        """(parameters, whether they are proven to be the best) of the matrix of the structure nearest to M, float64."""
+        advice = 'Use "lora" or "lsr", which have the same rank, or train it'
+        raise UnsupportedError("from_delta", "structure", repr(self.name), "one with a nearest matrix", advice)
+
+    @classmethod
+    def of(cls, A: StructuredMatrix) -> Self | None:
+        """The parametrisation that has a matrix of the core, if one of this structure has it; asked where it is `ranked`."""
+        return None
+
+    @classmethod
+    def trials(cls, shape: Pair, budget: int) -> Iterable[Self]:
+        """The sizes that `advise` fits by `nearest` for a budget of parameters, where `approximate` does not rank them."""
+        return () if cls.ranked else (cls(shape),)
+
+    @classmethod
+    def summed(cls, parts: Sequence[Self], parameters: Sequence[Parameters]) -> tuple[dict[str, Any], Parameters]:
+        """The options that change, and the parameters, of the sum of matrices of this structure.
+
+        Parameters add where ΔW is linear in all of them. Raises UnsupportedError where the sum is not in the class.
+        """
+        if set(parts[0].moved) != set(parts[0].parameter_shapes()):
+            raise not_closed(f"ΔW of {cls.name!r} is not linear in all of its parameters")
+        if any(p.options != parts[0].options for p in parts):
+            raise not_closed(f"{cls.name!r} with options that differ")
+        return {}, added(parameters)
+
+    # what follows ---------------------------------------------------------------------------------------------------------
+
+    def __post_init__(self) -> None:
+        m, n = _check.as_shape(self.shape, self.name)
+        self._set(shape=(_check.as_integer(m, self.name, "out", 1), _check.as_integer(n, self.name, "in", 1)))
+        self._check()
+
+    def _set(self, **fields: Any) -> None:
+        for name, value in fields.items():
+            object.__setattr__(self, name, value)
+
     @property
     def num_parameters(self) -> int:
         return sum(math.prod(shape) for shape in self.parameter_shapes().values())
@@ -101,10 +144,6 @@ class Parametrisation(abc.ABC):
     def options(self) -> dict[str, Any]:
         """All fields but the shape, with what was filled in."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "shape"}
-
-    def scale(self, alpha: float | None) -> float:
-        """What ΔW is multiplied by for an alpha; None: 1."""
-        return 1.0 if alpha is None else float(alpha)
 
     @torch.no_grad()
     def initialise(
@@ -127,6 +166,22 @@ class Parametrisation(abc.ABC):
     def _reference(self) -> float:
         """The variance of the entries of the first step of LoRA of the reference rank."""
         return REFERENCE_RANK / (3 * self.shape[1])
+
+
+def added(parameters: Sequence[Parameters]) -> Parameters:
+    """Their sums, name by name."""
+    return {name: sum((p[name] for p in parameters[1:]), parameters[0][name]) for name in parameters[0]}
+
+
+def not_closed(why: str) -> UnsupportedError:
+    """What `summed` raises."""
+    return UnsupportedError(
+        "add_weighted_adapter",
+        "adapters",
+        why,
+        "an exact sum in the same class",
+        "set_adapter with a list of names sums them in the forward pass, merge_adapter in the weight",
+    )
 
 
 # sizes ----------------------------------------------------------------------------------------------------------------

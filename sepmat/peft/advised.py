@@ -8,7 +8,7 @@ from peft import LoraConfig, PeftConfig
 from ..errors import UnsupportedError
 from ..nn.advise import Advice
 from ..nn.contract import Parametrisation
-from .config import SURM_STRUCTURES, LSRConfig, SURMConfig
+from .config import LSRConfig, SURMConfig
 
 __all__ = ["configs"]
 
@@ -58,11 +58,11 @@ def configs(advice: Advice, **common: Any) -> dict[str, PeftConfig]:
 
 def _config(p: Parametrisation, common: Mapping[str, Any]) -> PeftConfig:
     options = {{"rank": "r"}.get(name, name): value for name, value in p.options.items() if value is not None}
-    if p.name == "lora":
+    if p.peft == "lora":
         return LoraConfig(lora_alpha=p.options["rank"], **options, **common)
-    if p.name == "lsr":
+    if p.peft == LSRConfig.method:
         return LSRConfig(**options, **common)
-    if p.name in SURM_STRUCTURES:
+    if p.peft == SURMConfig.method:
         return SURMConfig(structure=p.name, **options, **common)
     advice = "Use advice.adapt(model), or leave the structure out of advise(…, structures=…)"
     raise UnsupportedError("configs", "advice", repr(p.name), "a structure with a method of PEFT", advice)

@@ -15,8 +15,6 @@ from ..nn.parametrisations import PARAMETRISATIONS
 
 __all__ = ["LSRConfig", "SURMConfig", "StructuredAdapterConfig", "StructuredConfig"]
 
-SURM_STRUCTURES = ("circulant", "skew_circulant", "toeplitz", "symmetric_toeplitz", "kronecker", "ldr")
-
 
 @dataclass
 class StructuredConfig(PeftConfig):
@@ -177,7 +175,8 @@ class SURMConfig(StructuredConfig):
     option_names = ("r", "factors", "terms", "shapes")
 
     def __post_init__(self) -> None:
-        _check_structure(self, self.structure, SURM_STRUCTURES)
+        surm = tuple(name for name, cls in PARAMETRISATIONS.items() if cls.peft == self.method)
+        _check_structure(self, self.structure, surm)
         super().__post_init__()
 
     @property

@@ -12,8 +12,10 @@ from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from torch import Tensor, nn
 
 from ..errors import ArgumentError, UnsupportedError
+from ..kronecker import Kronecker
 from ..low_rank import LowRank
 from ..nn import StructuredUpdate
+from ..separated import Separated
 from .layer import AdditiveLinear, StructuredLayer
 
 __all__ = ["lora_factors", "to_lora"]
@@ -92,16 +94,16 @@ def lora_factors(update: StructuredUpdate, name: str = "the update") -> tuple[Te
     matrix, (m, n) = update.matrix(), update.parametrisation.shape
     if isinstance(matrix, LowRank):
         return matrix.U, matrix.V.mT
-    if update.structure not in ("kronecker", "krona"):
+    if not isinstance(matrix, (Kronecker, Separated)):
         why = f"the rank of a {update.structure} matrix is not bounded, it is {min(m, n)} for nearly all of them"
         raise _unsupported(name, why)
-    p = update._tensors(update.scale)
-    rank = sum(min(A.shape) * min(B.shape) for A, B in zip(p["A1"], p["A2"], strict=True))
+    terms = [matrix.factors] if isinstance(matrix, Kronecker) else list(zip(*matrix.factors, strict=True))
+    rank = sum(min(A.shape) * min(B.shape) for A, B in terms)
     if rank * (m + n) >= m * n:
         raise _unsupported(
             name, f"its Kronecker products have rank {rank}, and as a LoRA more numbers than the {m}×{n} of ΔW"
         )
-    left, right = zip(*(_split(A, B) for A, B in zip(p["A1"], p["A2"], strict=True)), strict=True)
+    left, right = zip(*(_split(A, B) for A, B in terms), strict=True)
     return torch.cat(left, 1), torch.cat(right, 0)
 
 
