@@ -17,6 +17,7 @@ import numpy as np
 import threadpoolctl
 
 import sepmat as sm
+from studies import _race
 
 LOOKS = {"sepmat": ("#D55E00", "o"), "TensorLy": ("#0072B2", "s"), "pyttb": ("#009E73", "^")}
 
@@ -47,21 +48,14 @@ def run(
     return found | {"iterations": iterations, "seconds": seconds}
 
 
-def rounds(calls: dict[str, Callable[[], Any]], times: int, rng: Any, sample: float = 0.0) -> dict[str, list[float]]:
-    """CPU seconds of each call, round-robin: every round has one sample of each, in a fresh random order.
+def rounds(calls: dict[str, Callable[[], Any]], times: int, rng: Any, repeated: bool = False) -> dict[str, list[float]]:
+    """CPU seconds of each call, round-robin: every round has one sample of each, in a fresh random order (`_race.timed`).
 
-    A sample repeats a call until it has taken `sample` seconds.
+    repeated: a sample repeats a call until it has taken 2 ms; else it is one call, and none is made besides.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    pace, first = _race.Pace(times, times, math.inf), {} if repeated else dict.fromkeys(calls, math.inf)
     with one_thread():
-        for _ in range(times):
-            for name in rng.permutation(list(calls)).tolist():
-                start, repeats, taken = time.process_time(), 0, 0.0
-                while not repeats or taken < sample:
-                    calls[name]()
-                    repeats, taken = repeats + 1, time.process_time() - start
-                seconds[name].append(taken / repeats)
-    return seconds
+        return _race.timed(calls, pace, rng, time.process_time, first, patient=True)
 
 
 def look(name: str, **more: Any) -> dict[str, Any]:

@@ -21,7 +21,6 @@ from studies import _peers, _study, _style
 STATUS = "reproduced"
 LONG = True
 U = 2.0**-53
-SAMPLE = 2e-3  # seconds: shorter calls are repeated
 OURS, LEVINSON, LU = "sepmat", "Levinson (SciPy)", "dense LU"
 FAMILIES = [
     "general",
@@ -158,8 +157,8 @@ def residuals(job: tuple[str, int, int]) -> dict[str, Any]:
 def race(calls: dict[str, Callable[[], Any]], rounds: int, slow: int, rng: Any) -> dict[str, float]:
     """Median seconds; LU of a large matrix takes part in `slow` rounds only."""
     few = {k: f for k, f in calls.items() if k == LU}
-    seconds = _peers.rounds(calls, slow, rng, SAMPLE) if few else {k: [] for k in calls}
-    more = _peers.rounds({k: f for k, f in calls.items() if k not in few}, rounds - slow, rng, SAMPLE)
+    seconds = _peers.rounds(calls, slow, rng, repeated=True) if few else {k: [] for k in calls}
+    more = _peers.rounds({k: f for k, f in calls.items() if k not in few}, rounds - slow, rng, repeated=True)
     return {k: statistics.median([*seconds[k], *more.get(k, [])]) for k in calls}
 
 
@@ -223,7 +222,7 @@ def further(n: int, rounds: int, rng: Any) -> dict[str, Any]:
         "factorize": lambda: F.solve(b),
         LU: lambda: scipy.linalg.lu_solve(lu, b, check_finite=False),
     }
-    seconds = _peers.rounds(calls, rounds, rng, SAMPLE)
+    seconds = _peers.rounds(calls, rounds, rng, repeated=True)
     size = spectral_norm(c, r)
     return {
         "n": n,
