@@ -43,6 +43,12 @@ __host__ __device__ constexpr int factor_at(int mode) {
     return total;
 }
 
+__host__ __device__ constexpr int widest(int first, int last) {  // entries of a piece at its longest, between two modes
+    int total = 1;
+    for (int i = first; i < last; ++i) total *= M[i] > N[i] ? M[i] : N[i];
+    return total;
+}
+
 // The largest divisor of m up to limit.
 __host__ __device__ constexpr int batch(int m, int limit) {
     int size = limit < 1 ? 1 : limit < m ? limit : m;
@@ -59,11 +65,11 @@ struct Stage {
     static constexpr int FIRST = modes_after(K + 1), LAST = modes_after(K);
     static constexpr int IN = product(N, FIRST, LAST), OUT = product(M, FIRST, LAST);
     static constexpr int STEP = product(M, LAST, MODES) * INNER, PIECES = ROWS * product(N, 0, FIRST) * STEP;
-    static constexpr int EACH = (PIECES + THREADS - 1) / THREADS, FIT = KRON_VALUES / (IN > OUT ? IN : OUT);
+    static constexpr int EACH = (PIECES + THREADS - 1) / THREADS, FIT = KRON_VALUES / widest(FIRST, LAST);
     static constexpr int SIDE = FIT < 1 ? 1 : FIT < EACH ? FIT : EACH, ROUNDS = (EACH + SIDE - 1) / SIDE;
     static constexpr int FROM = PLACES[K], TO = PLACES[K + 1];
     static constexpr bool FULL = ROUNDS * SIDE * THREADS == PIECES;
-    static_assert(IN == OUT || FROM != TO || (ADD && K == STAGES - 1), "only a square stage works in place");
+    static_assert(IN == OUT || FROM != TO, "only a square stage works in place");
 };
 
 using Last = Stage<STAGES - 1>;
@@ -80,15 +86,15 @@ __device__ __forceinline__ unsigned entry(unsigned piece, unsigned j) {
 }
 
 // F_FIRST ⊗ … ⊗ F_MODE along the middle of v (N[FIRST] … N[MODE], AFTER), for SIDE pieces in registers: the last mode first.
-// put(s, j, value) takes entry j of the result of piece s. Where it puts them in registers, ALL is true: an array in registers has
-// constant indices only. Elsewhere the rows of the first mode pass in batches, so that few entries of F are in registers at a time.
-template <int FIRST, int MODE, int AFTER, bool ALL, int SIDE, int LENGTH, class Put>
+// put(s, j, value) takes entry j of the result of piece s. What is in registers has constant indices only; the rows of the first mode
+// go from there to shared memory, in batches, so that few entries of F are in registers at a time.
+template <int FIRST, int MODE, int AFTER, int SIDE, int LENGTH, class Put>
 __device__ __forceinline__ void multiply(const T* factors, const T (&v)[SIDE][LENGTH], Put put) {
     constexpr int BEFORE = product(N, FIRST, MODE), m = M[MODE], n = N[MODE], BATCH = batch(m, AHEAD / n);
     constexpr bool MORE = MODE > FIRST;
     const T* const F = factors + factor_at(MODE);
     T u[SIDE][MORE ? BEFORE * m * AFTER : 1];
-#pragma unroll(MORE || ALL ? m : 1)
+#pragma unroll(MORE ? m : 1)
     for (int first = 0; first < m; first += BATCH) {
         T total[BATCH][SIDE][BEFORE * AFTER];
 #pragma unroll
@@ -117,15 +123,14 @@ __device__ __forceinline__ void multiply(const T* factors, const T (&v)[SIDE][LE
                         put(s, j, total[i][s][c]);
                 }
     }
-    if constexpr (MORE) multiply<FIRST, MODE - 1, AFTER * m, ALL>(factors, u, put);
+    if constexpr (MORE) multiply<FIRST, MODE - 1, AFTER * m>(factors, u, put);
 }
 
-// Stage K from shared memory; put(number of the piece among the thread's own, piece, j, value) takes the results.
+// Stage K from shared memory; put(piece, j, value) takes the results.
 template <int K, class Put>
 __device__ __forceinline__ void stage(const T* factors, const T* shared, Put put) {
     using S = Stage<K>;
-    constexpr bool ALL = ADD && K == STAGES - 1;
-#pragma unroll(ALL ? S::ROUNDS : 1)
+#pragma unroll 1
     for (int round = 0; round < S::ROUNDS; ++round) {
         const auto piece = [round](int s) { return threadIdx.x + (round * S::SIDE + s) * THREADS; };
         T v[S::SIDE][S::IN];
@@ -134,8 +139,8 @@ __device__ __forceinline__ void stage(const T* factors, const T* shared, Put put
 #pragma unroll
             for (int j = 0; j < S::IN; ++j)
                 v[s][j] = S::FULL || piece(s) < S::PIECES ? shared[S::FROM + entry<S::IN, S::STEP>(piece(s), j)] : T(0);
-        multiply<S::FIRST, S::LAST - 1, 1, ALL>(factors, v, [&](int s, int j, T value) {
-            if (S::FULL || piece(s) < S::PIECES) put(round * S::SIDE + s, piece(s), j, value);
+        multiply<S::FIRST, S::LAST - 1, 1>(factors, v, [&](int s, int j, T value) {
+            if (S::FULL || piece(s) < S::PIECES) put(piece(s), j, value);
         });
     }
 }
@@ -145,7 +150,7 @@ template <int K>
 __device__ __forceinline__ void stages_before_the_last(const T* factors, T* shared) {
     if constexpr (K < STAGES - 1) {
         using S = Stage<K>;
-        stage<K>(factors, shared, [&](int, unsigned piece, int j, T value) {
+        stage<K>(factors, shared, [&](unsigned piece, int j, T value) {
             shared[S::TO + entry<S::OUT, S::STEP>(piece, j)] = value;
         });
         __syncthreads();
@@ -197,7 +202,7 @@ struct Window {
     template <class Visit>
     __device__ __forceinline__ void each(Visit visit) const {
         constexpr int SIZE = ROWS * LENGTH * INNER, EACH = (SIZE + THREADS - 1) / THREADS;
-#pragma unroll(AHEAD)
+#pragma unroll(ROWS * INNER == 1 ? AHEAD : AHEAD / 2)
         for (int i = 0; i < EACH; ++i) {
             const int e = threadIdx.x + i * THREADS;
             const unsigned where = THREADS % KRON_PAD ? padded(e) : padded(threadIdx.x) + i * (THREADS + THREADS / KRON_PAD);
@@ -210,62 +215,45 @@ extern "C" __global__ void __launch_bounds__(KRON_THREADS, 1)
 KRON_ENTRY(const T* __restrict__ x, const T* __restrict__ factors, T* __restrict__ y, Int outer, Int inner, Int terms,
            Int x_outer, Int x_term, Int y_outer, Int y_term, Int transposed) {
     KRON_SHARED(T, shared);
-    T* const tile = shared;
     const Int across = (inner + INNER - 1) / INNER, tiles = (outer + ROWS - 1) / ROWS * across;
     bool known = false;  // whether the factors of all terms are in shared memory
     for (Int number = blockIdx.x; number < tiles; number += gridDim.x) {
         const Int row = number / across * ROWS, column = number % across * INNER;
         Window<const T, product(N, 0, MODES)> from{x + row * x_outer + column, x_outer, inner, outer - row, inner - column};
         Window<T, product(M, 0, MODES)> to{y + row * y_outer + column, y_outer, inner, outer - row, inner - column};
-        T sum[ADD ? Last::ROUNDS * Last::SIDE : 1][ADD ? Last::OUT : 1] = {};
-
-        const auto put = [&](int, unsigned piece, int j, T value) {  // a result of the last stage
-            if constexpr (DIRECT) {
-                const unsigned r = piece / Last::STEP, k = piece % Last::STEP / INNER, c = piece % INNER;
-                if (to.inside(r, c)) to.at(r, j * (Last::STEP / INNER) + k, c) = value;
-            } else {
-                tile[unsigned(Last::TO) + entry<Last::OUT, Last::STEP>(piece, j)] = value;
-            }
-        };
-        const auto finish = [&] {  // y of what the last stage left in shared memory
-            if constexpr (!DIRECT) {
-                __syncthreads();
-                to.each([&](unsigned i, Int r, Int k, Int c) {
-                    if (to.inside(r, c)) to.at(r, k, c) = tile[unsigned(Last::TO) + i];
-                });
-            }
+        const auto give_y = [&] {  // of what the last stage left in shared memory
             __syncthreads();
+            to.each([&](unsigned i, Int r, Int k, Int c) {
+                if (to.inside(r, c)) to.at(r, k, c) = shared[unsigned(Last::TO) + i];
+            });
         };
 
         for (Int term = 0; term < terms; ++term) {
             T* const slot = shared + (terms > HELD ? 0 : term * SLOT);
             const bool take_x = !KEEP || term == 0, take_F = !known || terms > HELD;
             if (take_x)
-                from.each([&](unsigned i, Int r, Int k, Int c) { tile[Stage<0>::FROM + i] = from.near(r, k, c); });
+                from.each([&](unsigned i, Int r, Int k, Int c) { shared[Stage<0>::FROM + i] = from.near(r, k, c); });
             if (take_F) take_factors(factors + term * factor_at(MODES), slot, transposed);
             if (take_x || take_F) __syncthreads();
             stages_before_the_last<0>(slot, shared);
-            if constexpr (ADD) {
-                stage<STAGES - 1>(slot, shared, [&](int mine, unsigned, int j, T value) { sum[mine][j] += value; });
-                __syncthreads();
-            } else {
-                stage<STAGES - 1>(slot, shared, put);
-                finish();
-                to.start += y_term;
-            }
+            stage<STAGES - 1>(slot, shared, [&](unsigned piece, int j, T value) {
+                if constexpr (DIRECT) {
+                    const unsigned r = piece / Last::STEP, k = piece % Last::STEP / INNER, c = piece % INNER;
+                    if (to.inside(r, c)) to.at(r, j * (Last::STEP / INNER) + k, c) = value;
+                } else {
+                    T& entry_of_y = shared[unsigned(Last::TO) + entry<Last::OUT, Last::STEP>(piece, j)];
+                    entry_of_y = ADD && term ? entry_of_y + value : value;
+                }
+            });
+            if (!ADD && !DIRECT) give_y();
+            __syncthreads();
             from.start += x_term;
+            if (!ADD) to.start += y_term;
         }
         known = true;
-
-        if constexpr (ADD) {
-#pragma unroll
-            for (int mine = 0; mine < Last::ROUNDS * Last::SIDE; ++mine) {
-                const unsigned piece = threadIdx.x + mine * THREADS;
-                if (Last::FULL || piece < Last::PIECES)
-#pragma unroll
-                    for (int j = 0; j < Last::OUT; ++j) put(mine, piece, j, sum[mine][j]);
-            }
-            finish();
+        if (ADD) {
+            give_y();
+            __syncthreads();
         }
     }
 }

@@ -4,20 +4,22 @@ Pure arithmetic of sizes; nothing here knows an array library or a device. `spec
 choice and says what the compiler and the launcher need.
 
 A *tile* is what one block works on: `rows` slices of x, all Π n_i entries of the modes, `inner` trailing entries. It lies in
-shared memory as (rows, n_1, …, n_k, inner), entry i at i + i // 64. A *stage* applies the matrices of a run of adjacent
+shared memory as (rows, n_1, …, n_k, inner), entry i at i + i // pad. A *stage* applies the matrices of a run of adjacent
 modes: a thread takes Π n_i entries along these modes into registers, and writes Π m_i back. Stages run from the last modes to the
 first; one whose Π n_i = Π m_i works in place, others go to a second buffer. The last one writes to y directly where that is coalesced.
 """
 
+import collections
+import dataclasses
+import functools
 import itertools
 import math
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 SIDES = 32  # the largest m_i, n_i: a mode is unrolled, and 64 × 64 does not fit in registers
 SHARED_LIMIT = 232_448  # bytes of shared memory a block may have, compute capability 9.0 and 10.0
-PAD = 64  # a hole after so many entries keeps the threads of a warp in different banks
+PADS = (64, 32, 16, 8)  # a hole after so many entries of a buffer keeps the threads of a warp in different banks
+BANK_ROW = 128  # bytes of shared memory that one warp reads at once, if no two threads want the same bank
 AHEAD = 128  # bytes of x, or of a factor, that a thread reads before it uses them
 KINDS = {"one": (False, False), "sum": (True, True), "spread": (True, False), "gather": (False, True)}  # keep, add
 C_TYPES = {"float32": "float", "float64": "double"}
@@ -52,7 +54,7 @@ shared_bytes, any one-dimensional grid: blocks take tiles(outer, inner) tiles in
 """
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Specialisation:
     """y[o, :, i] = (F_1 ⊗ … ⊗ F_k) x[o, :, i] for one pass over adjacent modes, or a sum of such, compiled for fixed sides.
 
@@ -64,6 +66,7 @@ class Specialisation:
     groups  modes of each stage, from the last modes to the first
     values  entries that a thread holds at once
     threads of a block
+    pad     entries of a buffer between two holes
     held    terms whose factors stay in shared memory: read once a block if terms <= held, else once a tile
     """
 
@@ -75,6 +78,7 @@ class Specialisation:
     groups: tuple[int, ...]
     values: int
     threads: int
+    pad: int = 64
     held: int = 1
 
     @property
@@ -87,27 +91,48 @@ class Specialisation:
         """Bytes of an entry."""
         return 4 if self.dtype == "float32" else 8
 
-    @cached_property
+    @functools.cached_property
+    def stages(self) -> tuple[tuple[int, int, int], ...]:
+        """(IN, OUT, STEP) of each stage: it takes the tile from (·, IN, STEP) to (·, OUT, STEP)."""
+        found, last = [], len(self.shapes)
+        for modes in self.groups:
+            m, n = (math.prod(s[k] for s in self.shapes[last - modes : last]) for k in (0, 1))
+            found.append((n, m, self.inner * math.prod(s[0] for s in self.shapes[last:])))
+            last -= modes
+        return tuple(found)
+
+    @functools.cached_property
     def sizes(self) -> tuple[int, ...]:
         """Entries of the tile before the first stage and after each of them."""
-        n, m = ([shape[k] for shape in self.shapes] for k in (1, 0))
-        cuts = [len(n) - done for done in (0, *itertools.accumulate(self.groups))]
-        return tuple(self.rows * self.inner * math.prod(n[:cut]) * math.prod(m[cut:]) for cut in cuts)
+        sizes = [self.rows * self.inner * math.prod(n for _, n in self.shapes)]
+        for n, m, _ in self.stages:
+            sizes.append(sizes[-1] // n * m)
+        return tuple(sizes)
 
     @property
     def direct(self) -> bool:
         """Whether the last stage writes to y itself: neighbouring threads write 64 bytes or more side by side."""
-        side = math.prod(m for m, _ in self.shapes[: self.groups[-1]])
-        return self.sizes[-1] // self.rows // side * self.itemsize >= 64
+        return not KINDS[self.kind][1] and self.stages[-1][2] * self.itemsize >= 64
+
+    @functools.cached_property
+    def wavefronts(self) -> int:
+        """Times that the first warp occupies shared memory to read and write one entry a thread, over all stages; 2 a stage at best."""
+        lanes, total = min(32, BANK_ROW // self.itemsize), 0
+        for *widths, step in self.stages:
+            for width in widths:
+                starts = [t // step * step * width + t % step for t in range(lanes)]
+                banks = collections.Counter((i + i // self.pad) % lanes for i in starts)
+                total += max(banks.values())
+        return total
 
     @property
     def in_place(self) -> bool:
         """Whether one buffer is enough: no stage changes the size of the tile, and x is not needed twice."""
         return max(self._buffers) == 0
 
-    @cached_property
+    @functools.cached_property
     def _buffers(self) -> tuple[int, ...]:
-        """The buffer of x and that of the result of each stage, -1: y itself."""
+        """The buffer of x and that of the result of each stage; 3: that of a sum, -1: y itself."""
         keep, add = KINDS[self.kind]
         place = [0]
         for before, after in itertools.pairwise(self.sizes):
@@ -115,18 +140,18 @@ class Specialisation:
             stays = before == after and not (keep and len(place) == 1)
             place.append(here if stays else (2 if here == 1 else 1) if keep else 1 - here)
         if add:
-            place[-1] = 0  # the sum is in registers until nobody reads a buffer any more
+            place[-1] = 3
         if self.direct:
             place[-1] = -1
         return tuple(place)
 
-    @cached_property
+    @functools.cached_property
     def _layout(self) -> tuple[tuple[int, ...], int]:
         """Where each intermediate begins in shared memory, -1: in y, and how many entries there are in all."""
         room: dict[int, int] = {}
         for buffer, size in zip(self._buffers, self.sizes, strict=True):
             if buffer >= 0:
-                room[buffer] = max(room.get(buffer, 0), size + size // PAD + 1)
+                room[buffer] = max(room.get(buffer, 0), size + size // self.pad + 1)
         total, start = self.held * self.slot, {-1: -1}
         for buffer in sorted(room):
             start[buffer] = total
@@ -148,7 +173,7 @@ class Specialisation:
         """The C name of the kernel."""
         modes = "_".join(f"{m}x{n}" for m, n in self.shapes)
         stages = "".join(map(str, self.groups))
-        tile = f"i{self.inner}_r{self.rows}_g{stages}_v{self.values}_t{self.threads}_h{self.held}"
+        tile = f"i{self.inner}_r{self.rows}_g{stages}_v{self.values}_t{self.threads}_p{self.pad}_h{self.held}"
         return f"kron_{self.kind}_f{8 * self.itemsize}_{modes}_{tile}"
 
     @property
@@ -168,7 +193,7 @@ class Specialisation:
             "KRON_AHEAD": str(AHEAD // self.itemsize),
             "KRON_THREADS": str(self.threads),
             "KRON_HELD": str(self.held),
-            "KRON_PAD": str(PAD),
+            "KRON_PAD": str(self.pad),
             "KRON_KEEP": str(int(keep)),
             "KRON_ADD": str(int(add)),
         }
@@ -188,6 +213,7 @@ class Specialisation:
         return -(-outer // self.rows) * -(-inner // self.inner)
 
 
+@functools.lru_cache(maxsize=4096)
 def specialise(
     shapes: tuple[tuple[int, int], ...], dtype: str, *, inner: int = 1, terms: int = 1, kind: str | None = None
 ) -> Specialisation | None:
@@ -202,8 +228,9 @@ def specialise(
         return None
     for width in _widths(inner):
         spec = _choice(tuple((m, n) for m, n in shapes), dtype, width, terms, kind)
-        if spec.shared_bytes <= SHARED_LIMIT:
-            return spec
+        padded = [s for pad in PADS if (s := dataclasses.replace(spec, pad=pad)).shared_bytes <= SHARED_LIMIT]
+        if padded:
+            return min(padded, key=lambda s: s.wavefronts)
     return None
 
 
@@ -217,14 +244,13 @@ def _widths(inner: int) -> list[int]:
 
 def _choice(shapes: tuple[tuple[int, int], ...], dtype: str, inner: int, terms: int, kind: str) -> Specialisation:
     """How many modes in registers, rows in a tile, and threads."""
-    add = KINDS[kind][1]
-    values = (64 if dtype == "float32" else 32) // (2 if add else 1)
+    values = 64 if dtype == "float32" else 32
     groups = _groups(shapes, values)
     size = inner * max(math.prod(m for m, _ in shapes), math.prod(n for _, n in shapes))
     rows = max(1, 2048 // size)
-    threads = min(256, max(32, -(-rows * size // values // 32) * 32))
+    threads = min(256, max(64, -(-rows * size // values // 32) * 32))
     held = terms if terms * sum(m * n for m, n in shapes) <= 4096 else 1
-    return Specialisation(dtype, shapes, inner, rows, kind, groups, values, threads, held)
+    return Specialisation(dtype, shapes, inner, rows, kind, groups, values, threads, held=held)
 
 
 def _groups(shapes: tuple[tuple[int, int], ...], values: int) -> tuple[int, ...]:
@@ -241,5 +267,39 @@ def _groups(shapes: tuple[tuple[int, int], ...], values: int) -> tuple[int, ...]
     return tuple(groups)
 
 
-SHIPPED: tuple[Specialisation, ...] = ()
-"""The specialisations that are compiled and held to a budget before each change lands."""
+_POWERS = (
+    (2, 12),
+    (2, 15),
+    (3, 7),
+    (4, 6),
+    (4, 7),
+    (5, 4),
+    (7, 3),
+    (8, 3),
+    (8, 4),
+    (8, 5),
+    (12, 3),
+    (16, 2),
+    (16, 3),
+    (24, 2),
+    (32, 2),
+    (32, 3),
+)
+_CASES = (
+    *((((p, p),) * d, {}) for p, d in _POWERS),
+    *((((p, p),) * d, {"terms": 8}) for p, d in ((8, 3), (8, 4), (16, 2), (16, 3), (32, 2))),
+    (((32, 32),) * 2, {"terms": 2}),
+    # first passes over rows that do not fit: 8^6, 16^4, 32^4; and the first and the last pass of a sum of them
+    *((((p, p),) * d, {"inner": p**d}) for p, d in ((8, 3), (16, 2), (32, 2))),
+    (((16, 16),) * 2, {"terms": 4, "kind": "spread"}),
+    (((16, 16),) * 2, {"inner": 256, "terms": 4, "kind": "gather"}),
+    (((3, 5), (5, 3)), {}),
+    (((12, 20), (20, 12)), {}),
+    (((8, 16), (8, 16), (8, 16)), {}),
+    (((16, 8), (16, 8), (16, 8)), {}),
+    (((16, 32), (32, 16)), {"terms": 4}),
+)
+SHIPPED: tuple[Specialisation, ...] = tuple(
+    spec for shapes, how in _CASES for dtype in C_TYPES if (spec := specialise(shapes, dtype, **how)) is not None
+)
+"""The specialisations that are compiled and held to a budget before each change lands; any other is compiled when it is met."""
