@@ -12,6 +12,7 @@ import pytest
 import reference as ref
 from cases import normal
 from conftest import check, host
+from cuda_host import MISSING, HostModule
 
 import sepmat as sm
 from sepmat import _array
@@ -319,6 +320,38 @@ def test_empty_sizes(axis):
         np.testing.assert_array_equal(found, kron_matmul(factors, x, axis, kernel="reference"))
         stacks = [np.ones((0, *s), np.float32) for s in shapes]
         np.testing.assert_array_equal(rows.separated_matmul(stacks, None, x, axis, OnHost()), 0 * found)
+
+
+# --- the kernel's own text, on the host ------------------------------------------------------------------------------------
+
+CHAINS = [(((8, 8),) * 3, 40), (((3, 3), (4, 5), (2, 2), (5, 4)), 300), (((16, 16),) * 2, 300)]
+SUMS = [(((8, 8),) * 3, 40), (((4, 6), (3, 2), (8, 8)), 300)]
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    """A module of the host compiler with all kernels that the plans of CHAINS and SUMS ask for; of RawModule's shape."""
+    if MISSING:
+        pytest.skip(MISSING)
+    plans = [plan(shapes, k, "float32") for shapes, k in CHAINS] + [plan(shapes, k, "float64", 3) for shapes, k in SUMS]
+    found = {s.specialisation for p in plans for s in p.passes if s.kind == "kernel"}
+    assert {s.kind for s in found} == {"one", "sum"} and all("kernel" in p.route for p in plans)
+    return HostModule(sorted(found, key=lambda s: s.entry), tmp_path_factory.mktemp("rows"))
+
+
+def test_the_kernel_itself(compiled, rng):
+    """Rows, plans, launches and the shipped source together: only the device is missing."""
+    products = OnHost()
+    products.module = lambda spec: compiled
+    for shapes, k in CHAINS:
+        factors, x = data(rng, np, shapes, 0, "float32", -1, lead=(k, 1))
+        found = rows.kron_matmul(factors, x[:, 0], -1, products)
+        agrees(found, expected(factors, x[:, 0], -1), shapes, 1, "float32", "kron by the kernel")
+    for shapes, k in SUMS:
+        factors, x = data(rng, np, shapes, 3, "float64", -1, lead=(k, 1))
+        found = rows.separated_matmul(factors, None, x[:, 0], -1, products)
+        agrees(found, expected(factors, x[:, 0], -1), shapes, 3, "float64", "sum by the kernel")
+    assert compiled.launches >= len(CHAINS) + len(SUMS)
 
 
 # --- matrices ----------------------------------------------------------------------------------------------------------
