@@ -324,9 +324,11 @@ def test_on_the_current_stream(monkeypatch):
             inside.pop()
 
     class Stream(Context):
-        pass
+        @classmethod
+        def from_external(cls, stream):
+            return cls(*stream.__cuda_stream__())
 
-    cuda = types.SimpleNamespace(Device=Context, ExternalStream=Stream)
+    cuda = types.SimpleNamespace(Device=Context, Stream=Stream)
     monkeypatch.setitem(sys.modules, "cupy", types.SimpleNamespace(cuda=cuda))
     current = types.SimpleNamespace(cuda_stream=1000)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda index: current)
@@ -341,13 +343,13 @@ def test_on_the_current_stream(monkeypatch):
         run("spec", 1, 2, 3, 4, 5, 6, transposed=1)
     for cached in (device._stream, device._on_stream):
         cached.cache_clear()
-    assert [contexts for contexts, *_ in seen] == [[(1,), (s, 1)] for s in (1000, 2000, 1000)]
+    assert [contexts for contexts, *_ in seen] == [[(1,), (0, s)] for s in (1000, 2000, 1000)]
     assert all(
         rest == ((("module of", "spec"), "spec", 1, 2, 3, 4, 5, 6), {"transposed": 1})
         for _, *rest in map(tuple, seen)
         for rest in [tuple(rest)]
     )
-    assert [what for what in made if len(what) == 2] == [(1000, 1), (2000, 1)] and not inside
+    assert [what for what in made if len(what) == 2] == [(0, 1000), (0, 2000)] and not inside
 
 
 def test_where_there_is_no_kernel(monkeypatch):

@@ -55,7 +55,18 @@ def _on_stream(device: int) -> Launch:
 
 @functools.lru_cache(maxsize=256)
 def _stream(pointer: int, device: int) -> Any:
-    return launch.import_cupy("torch").cuda.ExternalStream(pointer, device)
+    """CuPy's name for a stream of torch; it is entered where its device is the current one."""
+    return launch.import_cupy("torch").cuda.Stream.from_external(_Foreign(pointer))
+
+
+class _Foreign:
+    """A stream by its address: CuPy 14 wants the CUDA stream protocol, and ExternalStream warns that it goes."""
+
+    def __init__(self, pointer: int) -> None:
+        self.pointer = pointer
+
+    def __cuda_stream__(self) -> tuple[int, int]:
+        return 0, self.pointer
 
 
 class _Products(chain.Products):
