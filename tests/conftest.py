@@ -51,6 +51,7 @@ def counting_alarms():
 
 
 settings = {"deadline": None, "print_blob": True, "suppress_health_check": [hypothesis.HealthCheck.too_slow]}
+SEEDED = {"ci": 300}  # examples where an example is a seed, which costs a sixth of one whose every entry is drawn
 QUICK = [hypothesis.Phase.explicit, hypothesis.Phase.generate]
 hypothesis.settings.register_profile("ci", max_examples=60, derandomize=True, database=None, **settings)
 hypothesis.settings.register_profile("dev", max_examples=50, **settings)

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import reference as ref
 from cases import normal
-from conftest import check, equal
-from hypothesis import given
+from conftest import SEEDED, check, equal
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sepmat as sm
@@ -76,9 +76,15 @@ def identity(*dtypes):
 
     def decorate(test):
         @pytest.mark.parametrize("mode", ["seeded", "entries"])
-        @given(data=st.data())
-        def run(data, mode):
-            test(Draw(data, mode, list(dtypes) or DTYPES))
+        def run(mode):
+            examples = SEEDED.get(settings.get_current_profile_name()) if mode == "seeded" else None
+
+            @settings(max_examples=examples or settings.default.max_examples)
+            @given(data=st.data())
+            def drawn(data):
+                test(Draw(data, mode, list(dtypes) or DTYPES))
+
+            drawn()
 
         run.__name__, run.__doc__ = test.__name__, test.__doc__
         return run
