@@ -139,12 +139,14 @@ class Device:
         return int(hook.most + (self.torch.cuda.max_memory_allocated() - before if self.torch else 0))
 
     def launches(self, call: Callable[[Any], Any], x: Any) -> int | None:
-        """Kernels of one call, counted by torch's profiler; None where it cannot."""
+        """Kernels of one call after a first one, counted by torch's profiler; None where it cannot."""
         if not self.torch:
             return None
         from torch.profiler import ProfilerActivity, profile
 
         with contextlib.suppress(Exception):  # it needs rights that not every machine gives
+            call(x)
+            self.synchronize()
             with profile(activities=[ProfilerActivity.CUDA]) as watched:
                 call(x)
                 self.synchronize()

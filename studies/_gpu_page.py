@@ -213,8 +213,10 @@ def timings(cases: Numbers) -> str:
     for name, case in cases.items():
         floor, part = case["seconds of the floor"], share(case)
         row = [name, f"{1e6 * floor:.1f}" if floor else "–", cell(case, OURS), f"{part:.0%}" if part else "–"]
-        rows.append([*row, *(cell(case, way) for way in ways), case.get("plan") or case.get("out", "")])
-    return _study.table(["case", "floor", OURS, "floor / time", *ways, "plan"], rows)
+        launches = case["ways"].get(OURS, {}).get("launches")
+        last = [str(launches or ""), case.get("plan") or case.get("out", "")]
+        rows.append([*row, *(cell(case, way) for way in ways), *last])
+    return _study.table(["case", "floor", OURS, "floor / time", *ways, "launches", "plan"], rows)
 
 
 def cell(case: Numbers, way: str) -> str:

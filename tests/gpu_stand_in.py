@@ -50,7 +50,8 @@ class Host(_gpu_device.Device):
         self.synchronize()
 
     def launches(self, call, x):
-        return None
+        call(x)
+        return 1
 
     def _torch_graph(self, call, inputs):
         raise NotImplementedError("no graphs on the CPU")

@@ -45,8 +45,11 @@ def test_a_run_writes_after_every_case_and_goes_on(device, settings, tmp_path, m
     schema(first, "0.0")
     assert set(first["numbers"]["cases"]) == {c.name for c in SMALL if c.part == "chain"}
     groups = first["numbers"]["correct"]["groups"]
-    assert len(written) == 1 + len(groups) + 2 + 1 and sum(g["checks"] for g in groups.values()) > 150
+    assert len(written) == 1 + len(groups) + 2 + 2 + 1 and sum(g["checks"] for g in groups.values()) > 150
     assert not any(g["failed"] for g in groups.values())
+    assert all(
+        w["launches"] == 1 for c in first["numbers"]["cases"].values() for w in c["ways"].values() if "seconds" in w
+    )
     assert _study.main([*command, "sum,chain"]) in (0, 1)
     second = _study.read("gpu_speed", tmp_path)
     assert second["numbers"]["cases"]["3^2, M = 6"] == first["numbers"]["cases"]["3^2, M = 6"]
