@@ -163,6 +163,9 @@ class LowDisplacementRank(StructuredMatrix):
         near, e = self._remember("near", self._near)
         return _array.ldexp(near._times_dense(x, axis), e)
 
+    def _suits_numpy(self, shape: tuple[int, ...], axis: int) -> bool:
+        return fourier.few(shape) or self._plan(shape, axis).route == "dense"
+
     def _near(self) -> tuple["LowDisplacementRank", int]:
         """(W, e) with self = 2^e W: where entries would leave the range, a W with entries near 1."""
         turn = self.xp.matrix_transpose

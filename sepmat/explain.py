@@ -138,7 +138,8 @@ def explain(A: StructuredMatrix, x: Any, axis: int | None = None, limits: Limits
         A, times = A._in_precision(found), 2 if halves else 1
     else:
         times = 1
-    work = explain.rule(A, shape, axis)
+    host = A._twin() if A._tensors and A._suits_numpy(shape, axis) else None
+    work = explain.rule(A if host is None else host, shape, axis)
     what = "@ x" if axis == -2 or len(shape) == 1 else "applied to the rows of x"
     said = f"{A._name()} {what} {shape}, {_array.dtype_name(A.dtype)}"
     return Explanation(

@@ -80,6 +80,9 @@ class Kronecker(StructuredMatrix):
         y = planned(p, factors, x, axis) if self._on_numpy else kron_matmul(factors, x, axis)
         return _array.ldexp(y, e) if e else y
 
+    def _suits_numpy(self, shape: tuple[int, ...], axis: int) -> bool:
+        return self._sizes is not None  # torch folds small factors by copies and has no panels
+
     def _ready(self, groups: tuple[tuple[int, int], ...]) -> tuple[tuple[Array, ...], int]:
         """Balanced and merged factors, and the exponent that is left."""
         factors, e = self._remember("balanced", lambda: _balanced(self.factors))

@@ -14,7 +14,7 @@ import math
 import numbers
 import typing
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Self, final
+from typing import Any, Self, cast, final
 
 from . import _array, _check
 from ._array import Array
@@ -75,6 +75,10 @@ class StructuredMatrix(Frozen, abc.ABC):
     def _rkron(self, other: "StructuredMatrix") -> Any:
         """other ⊗ self, asked when other._kron(self) gave NotImplemented."""
         return NotImplemented
+
+    def _suits_numpy(self, shape: tuple[int, ...], axis: int) -> bool:
+        """Whether products of CPU tensors of this shape are faster by NumPy on the same memory, where nobody differentiates."""
+        return False
 
     def _scale(self, s: Array) -> "StructuredMatrix":
         """s A for a 0-d array of the dtype of A (or a wider one)."""
@@ -174,6 +178,10 @@ class StructuredMatrix(Frozen, abc.ABC):
         """_apply after bringing A and x to a common precision; a real A takes real and imaginary part apart."""
         mine = self.dtype
         if x.dtype == mine:
+            if self._tensors and _array.shares_with_numpy(x) and self._suits_numpy(x.shape, axis):
+                twin = self._twin()
+                if twin is not None:
+                    return _array.tensor_view(twin._apply(_array.numpy_view(x), axis))
             return self._apply(x, axis)
         xp = self.xp
         dtype = xp.result_type(mine, x.dtype)
@@ -182,6 +190,17 @@ class StructuredMatrix(Frozen, abc.ABC):
         if self._is_complex or not xp.isdtype(dtype, "complex floating"):
             return wide._apply(x, axis)
         return _array.complex_of(wide._apply(xp.real(x), axis), wide._apply(xp.imag(x), axis))
+
+    def _twin(self) -> Self | None:
+        """The same matrix as NumPy arrays on the memory of its CPU tensors; None where NumPy may not compute on that."""
+
+        def view() -> Self | None:
+            if not _array.shares_with_numpy(*self._arrays):
+                return None
+            twin = self.map(_array.numpy_view)
+            return twin if self._remembers else twin._once()
+
+        return cast("Self | None", self._remember("twin", view))
 
     def matvec(self, x: Any) -> Array:
         """A x, for SciPy's solvers: x of shape (n,) or (n, 1)."""

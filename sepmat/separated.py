@@ -207,6 +207,9 @@ class Separated(StructuredMatrix):
         factors, e = self._remember(groups, lambda: self._ready(groups))
         return _array.ldexp(separated_matmul(factors, None, x, axis), e)
 
+    def _suits_numpy(self, shape: tuple[int, ...], axis: int) -> bool:
+        return True
+
     def _groups(self, shape: tuple[int, ...], axis: int) -> tuple[tuple[int, int], ...]:
         """Which neighbouring factors are multiplied out first, in every term."""
         if _array.compiling():

@@ -11,6 +11,7 @@ from cases import CASES, normal
 from conftest import check, host, namespace
 
 import sepmat as sm
+from sepmat import kronecker
 from sepmat._bounds import BOUNDS
 from sepmat.kernels import fourier, kron, plan, unrolled
 from sepmat.kernels.kron import kron_matmul, separated_matmul
@@ -298,7 +299,7 @@ def test_tensors_share_memory_with_numpy_only_where_nobody_looks(monkeypatch):
     """Gradients, forward mode and vmap see torch operations; plain tensors are multiplied by NumPy on their memory."""
     torch = pytest.importorskip("torch")
     calls = []
-    monkeypatch.setattr(kron, "_planned", lambda *a, run=kron._planned: (calls.append(1), run(*a))[1])
+    monkeypatch.setattr(kronecker, "planned", lambda *a, run=kron.planned: (calls.append(1), run(*a))[1])
     rng = np.random.default_rng(8)
     F = [torch.tensor(rng.standard_normal((3, 3))) for _ in range(2)]
     x, v = (torch.tensor(rng.standard_normal(9)) for _ in range(2))
@@ -317,6 +318,8 @@ def test_tensors_share_memory_with_numpy_only_where_nobody_looks(monkeypatch):
         assert torch.allclose(torch.autograd.forward_ad.unpack_dual(dual).tangent, K @ v)
     both = torch.func.vmap(lambda y: A @ y)(torch.stack((x, v)))
     assert torch.allclose(both, torch.stack((K @ x, K @ v))) and len(calls) == 2
+    F[0].mul_(2)  # a tensor that was written to is looked at anew
+    assert torch.allclose(A @ x, 2 * (K @ x)) and len(calls) == 3
     c = torch.tensor(rng.standard_normal(700))
     C, y = sm.Circulant(c), torch.tensor(rng.standard_normal(700))
     D = C.to_dense()

@@ -71,6 +71,15 @@ def shares_with_numpy(*tensors: Array) -> bool:
     return not _transformed(torch)
 
 
+def is_tensor_beside(x: Any, like: Array) -> bool:
+    """Whether x is a dense tensor of floating point numbers, as torch makes them, on the device of another tensor."""
+    torch = sys.modules.get("torch")
+    if torch is None or type(x) is not torch.Tensor or not isinstance(like, torch.Tensor):
+        return False
+    known = x.dtype in _shared_dtypes(torch) and x.layout is torch.strided and not x.is_nested
+    return known and not torch.compiler.is_compiling() and x.device == like.device
+
+
 def takes_operators(*tensors: Array) -> bool:
     """Whether operators of ours with a backward of their own may run: on tensors as torch makes them, which nobody
     vectorises or differentiates forward."""
@@ -107,7 +116,7 @@ def numpy_view(x: Array) -> Any:
 
 def tensor_view(x: Any) -> Array:
     """A NumPy array of ours as a tensor on the same memory."""
-    return sys.modules["torch"].from_numpy(x)
+    return sys.modules["torch"].from_numpy(np.ascontiguousarray(x))
 
 
 def copy(x: Array) -> Array:

@@ -1,5 +1,6 @@
 """Arrays and scalars of any library: which ones become data, and in which form."""
 
+import math
 import numbers
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -27,6 +28,7 @@ def as_array(
     NumPy, CuPy and other arrays are copied (NumPy: read-only); torch tensors are kept, because gradients reach them.
     """
     plain = type(x) is np.ndarray and x.dtype in _NATIVE and (like is None or type(like) is np.ndarray)
+    plain = plain or (like is not None and _array.is_tensor_beside(x, like))
     if not plain:
         x = _raw(x, where, name, like)
     if ndim is not None and x.ndim != ndim:
@@ -224,8 +226,14 @@ def as_arrays(values: Sequence[tuple[str, Any]], where: str, ndim: int | None) -
     return tuple(x if _array.is_torch(x) else _array.freeze(_array.copy(x)) for x in promoted)
 
 
+SMALL = 2**16  # entries up to which the sum of squares is looked at first
+
+
 def check_finite(x: Array, where: str, name: str) -> Array:
     """x without NaN and infinity."""
+    square = _array.sum_of_squares(x) if math.prod(x.shape) <= SMALL and not _array.is_half(x.dtype) else None
+    if square is not None and math.isfinite(square):
+        return x  # one pass and no array of flags
     if _array.is_torch(x) and x.device.type == "meta":
         advice = "Move the data to a device first"
         raise DTypeError(where, name, "a tensor on the meta device", "a tensor that has numbers", advice)

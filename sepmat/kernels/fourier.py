@@ -305,20 +305,20 @@ def _kernel(run: Callable[..., Array], x_at: int) -> KernelTable:
         return _in_blocks(run, x_at, args)
 
     def on_tensors(*args: Any) -> Array:
-        return _array.tensor_view(np.ascontiguousarray(_in_blocks(run, x_at, _viewed(args))))
+        return _array.tensor_view(_in_blocks(run, x_at, _viewed(args)))
 
     reference.__doc__ = run.__doc__
     table = KernelTable(run.__name__.lstrip("_"), reference)
     table.row("scipy", lambda *args: type(args[x_at]) is np.ndarray)(scipy_row)
-    table.row("scipy on tensors", lambda *args: _array.shares_with_numpy(*_tensors(args)) and _few(args[x_at]))(
+    table.row("scipy on tensors", lambda *args: _array.shares_with_numpy(*_tensors(args)) and few(args[x_at].shape))(
         on_tensors
     )
     return table
 
 
-def _few(x: Array) -> bool:
+def few(shape: tuple[int, ...]) -> bool:
     """Whether x has so few vectors that torch's transforms, which win for batches, take longer than to be called."""
-    return math.prod(x.shape) < 4 * max(x.shape[-2:], default=0)
+    return math.prod(shape) < 4 * max(shape[-2:], default=0)
 
 
 def _tensors(value: Any) -> list[Array]:

@@ -403,7 +403,7 @@ def _planned_sum(factors: Sequence[Any], scales: Any, x: Any, axis: int) -> Any:
 def _planned_sum_on_tensors(factors: Sequence[Any], scales: None, x: Any, axis: int) -> Any:
     """The same on the memory of CPU tensors."""
     y = _planned_sum([_array.numpy_view(F) for F in factors], None, _array.numpy_view(x), axis)
-    return _array.tensor_view(np.ascontiguousarray(y))
+    return _array.tensor_view(y)
 
 
 def _scaled(factors: Sequence[Array], scales: Array | None) -> Sequence[Array]:
