@@ -7,7 +7,7 @@ from typing import Any, cast
 from . import _array, _check
 from ._array import Array
 from .basic import is_identity
-from .errors import ArgumentError, DTypeError, ShapeError, UnsupportedError
+from .errors import ArgumentError, DTypeError, SepmatError, ShapeError, UnsupportedError
 from .kernels import terms
 from .kronecker import Kronecker, _balanced, as_operator
 from .linalg import convert, norm, trace
@@ -77,8 +77,7 @@ def partial_trace(A: StructuredMatrix, factors: int | Sequence[int]) -> Any:
     >>> sm.partial_trace(A, 1).to_dense()
     array([[ 7., 14.]])
     """
-    _check_structured(A, "partial_trace", "A")
-    B = A if isinstance(A, Kronecker) else _separated(A, "partial_trace", "A")
+    B = A if isinstance(A, Kronecker) else as_separated(A, "partial_trace", "A")
     shapes = [F.shape for F in B.operators] if isinstance(B, Kronecker) else B.shapes
     traced = _traced(factors, shapes)
     if len(traced) in (0, len(shapes)):
@@ -133,7 +132,7 @@ def _pair(A: Any, B: Any, where: str) -> tuple[Separated, Separated]:
     if A.shape != B.shape:
         got, expected = f"{B.shape[0]}×{B.shape[1]}", f"{A.shape[0]}×{A.shape[1]} as A"
         raise ShapeError(where, "B", got, expected, "Check the sizes")
-    known = {name: _separated(X, where, name) for name, X in (("A", A), ("B", B)) if not is_identity(X)}
+    known = {name: as_separated(X, where, name) for name, X in (("A", A), ("B", B)) if not is_identity(X)}
     shapes = next((X.shapes for X in known.values()), (A.shape,))
     if len(known) < 2:
         _check.check_bytes(max(shapes), _array.itemsize(A.dtype), _check.DENSE_LIMIT, where, "Use sm.trace(A)")
@@ -151,17 +150,21 @@ def _split(shapes: Sequence[tuple[int, int]]) -> str:
 
 def _check_structured(A: Any, where: str, name: str) -> None:
     if not isinstance(A, StructuredMatrix):
-        advice = "Use sm.Separated([A[None]]), or nearest_kronecker(A, shapes) for more factors"
-        raise DTypeError(where, name, f"a {type(A).__name__}", "a structured matrix", advice)
+        advice = "Use nearest_separated(A, shapes, ...), or sm.Separated([A[None]]) for a single factor"
+        raise DTypeError(where, name, f"a {type(A).__name__}", f"a structured matrix: {_SUMS}", advice)
 
 
-def _separated(A: StructuredMatrix, where: str, name: str) -> Separated:
+def as_separated(A: Any, where: str, name: str, refusal: type[SepmatError] = UnsupportedError) -> Separated:
+    """A as a sum of Kronecker products, where it is one; a matrix of another class raises `refusal`."""
+    _check_structured(A, where, name)
     try:
         return cast(Separated, convert(A, Separated))
     except UnsupportedError:
-        expected = "a Separated, or a Kronecker product or sum"
-        advice = "Use sm.Separated([A.to_dense()[None]]), or nearest_kronecker(A.to_dense(), shapes)"
-        raise UnsupportedError(where, name, A._name(), expected, advice) from None
+        advice = "Use nearest_separated(A.to_dense(), shapes, ...), or sm.Separated([A.to_dense()[None]])"
+        raise refusal(where, name, A._name(), _SUMS, advice) from None
+
+
+_SUMS = "a Separated, or a Kronecker product or sum"
 
 
 def _traced(factors: Any, shapes: Sequence[tuple[int, int]]) -> list[int]:

@@ -7,10 +7,10 @@ from typing import Any, cast
 
 from . import _array, _check, errors
 from ._array import Array
-from .algebra import relative_distance
-from .compress import as_separated, check_condition, compress
+from .algebra import as_separated, relative_distance
+from .compress import check_condition, compress
 from .equations import Equations, Factors, Solution, solution
-from .errors import ConvergenceWarning, ShapeError, SingularMatrixError
+from .errors import ConvergenceWarning, DTypeError, ShapeError, SingularMatrixError
 from .fit import Fit, check_tolerance
 from .matrix import StructuredMatrix
 from .separated import Separated
@@ -99,7 +99,8 @@ def als_solve(
 
 def finite(A: Any, where: str, name: str) -> Separated:
     """A in separated form, without NaN and infinity, and without gradients."""
-    A = as_separated(A, where, name)
+    A = as_separated(A, where, name, DTypeError)
+    _check.check_full_precision(A.factors[0], where, name)
     for i, F in enumerate(A.factors):
         _check.check_finite(F, where, f"{name}.factors[{i}]")
     if A.scales is not None:

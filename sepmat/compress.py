@@ -6,13 +6,13 @@ from typing import Any
 
 from . import _array, _check
 from ._array import Array
+from .algebra import as_separated
 from .cp import DenseCore, TrainCore, fit_core
 from .cp.cores import Core, scales, terms_norm, unit, vector_norm
 from .cp.train import Train, dense, difference, from_terms, mode_vectors, norm, rounded
-from .errors import ArgumentError, ConvergenceWarning, DTypeError, PrecisionWarning, UnsupportedError, warn
+from .errors import ArgumentError, ConvergenceWarning, DTypeError, PrecisionWarning, warn
 from .fit import Fit, condition_of, smallest_rank, svd, tail_norms
 from .kernels.terms import scaled
-from .linalg import convert
 from .matrix import StructuredMatrix
 from .separated import Separated
 
@@ -59,7 +59,8 @@ def compress(
     (6, 2, True, True)
     """
     where = "compress"
-    A = as_separated(A, where)
+    A = as_separated(A, where, "A", DTypeError)
+    _check.check_full_precision(A.factors[0], where, "A")
     _check.one_of(where, rank=rank, tol=tol)
     cap, rng = check_condition(max_condition, where), _check.as_generator(seed, where)
     if penalty is not None:
@@ -140,20 +141,6 @@ def fewer_terms(
 
 
 # arguments ----------------------------------------------------------------------------------------------------------------
-
-
-def as_separated(A: Any, where: str, name: str = "A") -> Separated:
-    """A in separated form where that is exact."""
-    if not isinstance(A, StructuredMatrix):
-        advice = "Use nearest_separated(M, shapes, ...) for a dense matrix"
-        raise DTypeError(where, name, f"a {type(A).__name__}", "a Separated matrix", advice)
-    try:
-        A = convert(A, Separated)
-    except UnsupportedError:
-        expected = "a Separated, Kronecker or KroneckerSum"
-        raise DTypeError(where, name, A._name(), expected, "Use nearest_separated(A.to_dense(), shapes, ...)") from None
-    _check.check_full_precision(A.factors[0], where, name)
-    return A
 
 
 def check_condition(max_condition: Any, where: str) -> float:

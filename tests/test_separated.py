@@ -682,7 +682,7 @@ BAD = [
     (lambda a: sm.inner(a(np.ones((2, 2))), two(a, (2, 2))), TypeError, "A", "a (ndarray|Array|Tensor)", r"A\[None\]"),
     (lambda a: sm.hadamard(two(a, (2, 2)), a(np.ones((2, 2)))), TypeError, "B", "a (ndarray|Array|Tensor)", r"A\[None\]"),
     (lambda a: sm.distance(None, two(a, (2, 2))), TypeError, "A", "NoneType", "."),
-    (lambda a: sm.inner(two(a, (2, 2)), sm.Circulant(a([1.0, 2.0]))), sm.UnsupportedError, "B", r"Circulant", "nearest_kronecker"),
+    (lambda a: sm.inner(two(a, (2, 2)), sm.Circulant(a([1.0, 2.0]))), sm.UnsupportedError, "B", r"Circulant", "nearest_separated"),
     (lambda a: sm.distance(sm.Dense(a(np.ones((2, 2)))), two(a, (2, 2))), sm.UnsupportedError, "A", "Dense", r"\[None\]"),
     (lambda a: sm.partial_trace(a(np.ones((2, 2))), 0), TypeError, "A", "a (ndarray|Array|Tensor)", r"A\[None\]"),
     (lambda a: sm.partial_trace(sm.Identity(4, a(np.ones(1))), 0), sm.UnsupportedError, "A", "Identity", "."),
