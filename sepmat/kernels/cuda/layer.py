@@ -68,12 +68,14 @@ def _sizes(shapes: tuple[Pair, Pair], rows: int) -> tuple[int, int, int]:
 
 
 def _chain(shapes: tuple[Pair, Pair], terms: int, rows: int, trains: bool) -> tuple[Step, ...]:
+    """∂F_1 sums over both sides of the middle axis: small products are written and added up, or its operands are turned."""
     (x, y, _), ((m1, n1), (m2, n2)) = _sizes(shapes, rows), shapes
     between = rows * n1 * terms * m2
     last, first = Step(x + between, 2 * between * n2), Step(between + y, 2 * between * m1)
     if not trains:
         return last, first
-    return last, first, last, first, first, last, last  # what stands between anew, ∂F_1, its gradient, ∂F_2, ∂x
+    gradient = Step(first.numbers + 2 * min(rows * terms * m1 * n1, between + y), first.flops)
+    return last, first, last, gradient, first, last, last  # what stands between anew, ∂F_1, its gradient, ∂F_2, ∂x
 
 
 def _formed(shapes: tuple[Pair, Pair], terms: int, rows: int, trains: bool) -> tuple[Step, ...]:
@@ -85,6 +87,6 @@ def _formed(shapes: tuple[Pair, Pair], terms: int, rows: int, trains: bool) -> t
 def _fused(shapes: tuple[Pair, Pair], terms: int, rows: int, trains: bool) -> tuple[Step, ...]:
     """One launch forward and one for ∂x; the gradients of the factors as those of the chain."""
     x, y, _ = _sizes(shapes, rows)
-    last, first = _chain(shapes, terms, rows, False)
+    last, first, *backward, _ = _chain(shapes, terms, rows, True)
     whole = Step(x + y, last.flops + first.flops)
-    return (whole, whole, last, first, first, last) if trains else (whole,)
+    return (whole, whole, *backward) if trains else (whole,)

@@ -23,7 +23,7 @@ from torch import Tensor
 from ..cuda import chain, launch, plan
 from ..cuda.specialise import Specialisation
 from . import derivative, one_by_one, operator
-from .kron import product
+from .kron import outer_sum, product
 
 Launch = Callable[..., None]  # launch.launch without the module
 Shapes = Sequence[tuple[int, int]]
@@ -193,7 +193,7 @@ def factor_gradients(factors: Tensor, x: Tensor, g: Tensor, shapes: Shapes) -> l
     applied to g. For d factors 2 ⌈log2 d⌉ products of the size of x, and a GEMM for each factor.
     """
     if len(shapes) == 1:
-        return [_outer(g, x).reshape(-1)]
+        return [outer_sum(g, x).reshape(-1)]
     halves = shapes[: len(shapes) // 2], shapes[len(shapes) // 2 :]
     head, tail = factors.split([sum(a * b for a, b in half) for half in halves], dim=1)
     first, last = map(_flat, halves)
@@ -211,8 +211,8 @@ def _gradients_of_pairs(factors: Tensor, x: Tensor, g: Tensor, shapes: Shapes) -
     x, g = x.reshape(outer * n, q, inner), g.reshape(outer, m, p * inner)
     y = product(last.reshape(terms * p, q), x, outer * n, inner).reshape(outer, n * terms, p * inner)
     z = product(first.permute(2, 0, 1).reshape(n * terms, m), g, outer, p * inner).reshape(outer * n, terms * p, inner)
-    d_first = _outer(g, y).reshape(m, n, terms).permute(2, 0, 1)
-    return torch.cat([d_first.reshape(terms, m * n), _outer(z, x).reshape(terms, p * q)], dim=1)
+    d_first = outer_sum(g, y).reshape(m, n, terms).permute(2, 0, 1)
+    return torch.cat([d_first.reshape(terms, m * n), outer_sum(z, x).reshape(terms, p * q)], dim=1)
 
 
 def _flat(shapes: Shapes) -> list[int]:
@@ -222,10 +222,3 @@ def _flat(shapes: Shapes) -> list[int]:
 def _full(shapes: Shapes) -> tuple[int, int]:
     """The shape of the Kronecker product of matrices of these shapes."""
     return math.prod(m for m, _ in shapes), math.prod(n for _, n in shapes)
-
-
-def _outer(g: Tensor, x: Tensor) -> Tensor:
-    """Σ_o g[o] x[o]ᵀ for g (outer, m, inner), x (outer, n, inner): a GEMM, or a batch of them where their sum is no longer than x."""
-    if not x.numel() or x.shape[2] >= min(g.shape[1], x.shape[1]):
-        return torch.bmm(g, x.mT).sum(dim=0)
-    return g.mT.reshape(-1, g.shape[1]).mT @ x.mT.reshape(-1, x.shape[1])

@@ -95,7 +95,19 @@ def _outer(g: Tensor, y: Tensor, left: int, right: int) -> Tensor:
     """Σ_l g_l y_lᵀ for g and y viewed as (left, ·, right)."""
     if right == 1:
         return g.reshape(left, -1).mT @ y.reshape(left, -1)
-    return torch.bmm(g.reshape(left, -1, right), y.reshape(left, -1, right).mT).sum(dim=0)
+    g, y = g.reshape(left, -1, right), y.reshape(left, -1, right)
+    return outer_sum(g, y) if g.is_cuda else torch.bmm(g, y.mT).sum(dim=0)
+
+
+def outer_sum(g: Tensor, y: Tensor) -> Tensor:
+    """The same for g (left, m, right) and y (left, n, right), by what moves less: products that are added up, or both turned for one GEMM.
+
+    On the CPU the products of a chunk stay in the cache.
+    """
+    (_, m, right), n = g.shape, y.shape[1]
+    if not y.numel() or m * n <= (m + n) * right:
+        return torch.bmm(g, y.mT).sum(dim=0)
+    return g.mT.reshape(-1, m).mT @ y.mT.reshape(-1, n)
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
