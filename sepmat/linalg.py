@@ -78,7 +78,8 @@ class OpenFunction:
 
     def find(self, cls: type) -> Callable[..., Any] | None:
         """The rule of a class: its own, or that of the family it belongs to."""
-        return next((self.rules[base] for base in cls.__mro__ if base in self.rules), None)
+        own = self.rules.get(cls)
+        return own or next((self.rules[base] for base in cls.__mro__ if base in self.rules), None)
 
     def rule(self, A: StructuredMatrix, *args: Any) -> Any:
         """The rule for the class of A, applied to checked arguments."""

@@ -10,6 +10,8 @@ from .libraries import Array, array_namespace, astype, complex_dtype, device, is
 from .scaling import power_of_two
 from .values import copy, stop_gradient, to_float, to_numpy
 
+NEAR_ONE = 16  # powers of two around 1 in which a matrix is factored as it is
+
 
 class Factors(NamedTuple):
     """A square matrix as `lu_solve` wants it, and an estimate of 1/(‖A‖₁‖A⁻¹‖₁), 0 where it is exactly singular."""
@@ -25,13 +27,17 @@ def lu_factor(A: Array) -> Factors:
     plain = stop_gradient(A)
     if not A.shape[-1]:
         return Factors(None, 1.0, A, 1.0)
-    scale = to_float(power_of_two(plain))
-    if is_numpy(A) or (is_torch(A) and str(A.device) == "cpu"):
-        B = to_numpy(plain) / scale
+    if is_numpy(A) or (is_torch(A) and A.device.type == "cpu"):
+        B = to_numpy(plain)
+        size = np.abs(B)
+        exponent = math.frexp(float(size.max()))[1]
+        scale = 1.0 if abs(exponent) <= NEAR_ONE else to_float(power_of_two(B))
+        B = B if scale == 1.0 else B / scale
         getrf, gecon = scipy.linalg.get_lapack_funcs(("getrf", "gecon"), (B,))
-        norm = float(np.abs(B).sum(axis=0).max())
+        norm = float((size if scale == 1.0 else np.abs(B)).sum(axis=0).max())
         lu, pivots, info = getrf(B)
         return Factors((lu, pivots), scale, A, 0.0 if info > 0 else float(gecon(lu, norm)[0]))
+    scale = to_float(power_of_two(plain))
     return Factors(None, scale, A, _rcond_by_inverse(plain / astype(power_of_two(plain), A.dtype)))
 
 

@@ -22,6 +22,8 @@ def is_numpy(x: object) -> bool:
 
 def is_torch(x: object) -> bool:
     """Without the caches of array-api-compat, of which torch.compile warns."""
+    if type(x) is np.ndarray:
+        return False
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(x, torch.Tensor)
 
@@ -36,7 +38,7 @@ def on_gpu(x: Any) -> bool:
 
 
 def is_array(x: object) -> bool:
-    return is_torch(x) or (type(x) not in _NO_ARRAYS and bool(compat.is_array_api_obj(x)))
+    return type(x) is np.ndarray or is_torch(x) or (type(x) not in _NO_ARRAYS and bool(compat.is_array_api_obj(x)))
 
 
 _NO_ARRAYS = (type(None), bool, int, float, complex, str, tuple, list, dict)  # numpy.float64 is a float, and an array
@@ -56,6 +58,8 @@ _namespaces: dict[type, Namespace] = {}
 
 def array_namespace(*arrays: Array) -> Namespace:
     """The array API namespace that all arrays share."""
+    if len(arrays) == 1 and type(arrays[0]) is np.ndarray and np.ndarray in _namespaces:
+        return _namespaces[np.ndarray]
     if arrays and all(is_torch(a) for a in arrays):
         return _torch_namespace()
     kinds = {type(a) for a in arrays}
@@ -117,12 +121,21 @@ def is_dask(x: object) -> bool:
 
 
 def is_complex(x: Array) -> bool:
+    if type(x) is np.ndarray:
+        return x.dtype.kind == "c"
     return bool(array_namespace(x).isdtype(x.dtype, "complex floating"))
 
 
 def unit_roundoff(xp: Namespace, dtype: Any) -> float:
     """u, half the spacing of the floating point numbers at 1: 2^-53 for float64 and complex128."""
-    return float(xp.finfo(dtype).eps) / 2
+    found = _ROUNDOFF.get(dtype) if type(dtype) in _NUMPY_DTYPES else None
+    return float(xp.finfo(dtype).eps) / 2 if found is None else found
+
+
+_ROUNDOFF = {
+    np.dtype(name): float(np.finfo(name).eps) / 2 for name in ("float32", "float64", "complex64", "complex128")
+}
+_NUMPY_DTYPES = {type(dtype) for dtype in _ROUNDOFF}
 
 
 def real_dtype(xp: Namespace, dtype: Any) -> Any:
