@@ -15,6 +15,7 @@ from .basic import Dense, Diagonal, Identity
 from .displacement import LowDisplacementRank
 from .errors import ArgumentError, DTypeError, ShapeError
 from .kernels import plan
+from .kernels.cuda import plan as gpu
 from .kernels.plan import Limits
 from .kronecker import Kronecker, as_operator
 from .kronecker_sum import KroneckerSum
@@ -43,7 +44,7 @@ class Explanation:
     gemm_flops: int
     fft_flops: int
     bytes: int
-    limits: Limits
+    limits: Limits | gpu.Limits
     _seconds: float
     _kind: str
 
@@ -51,28 +52,29 @@ class Explanation:
     def flops(self) -> int:
         return self.gemm_flops + self.fft_flops
 
-    def _least(self, limits: Limits) -> float:
+    def _least(self, limits: Limits | gpu.Limits) -> float:
         arithmetic = self.gemm_flops / limits.gemm(self._kind) + self.fft_flops / limits.fft
         return max(arithmetic, self._memory(limits))
 
-    def _memory(self, limits: Limits) -> float:
+    def _memory(self, limits: Limits | gpu.Limits) -> float:
         return self.bytes / (limits.copy if self.bytes > plan.CACHE else limits.cache)
 
     @property
     def share(self) -> float:
-        """The expected share of the limit of one core, at most 1."""
-        return min(1.0, self._least(Limits()) / self._seconds) if self._seconds else 0.0
+        """The expected share of the limit of one core, or of the GPU that holds A, at most 1."""
+        return min(1.0, self._least(type(self.limits)()) / self._seconds) if self._seconds else 0.0
 
     @property
     def seconds(self) -> float:
-        """The expected time on one core with these limits."""
+        """The expected time on one core, or on the GPU, with these limits."""
         return self._least(self.limits) / self.share if self.share else self._seconds
 
     def __str__(self) -> str:
         bound = "arithmetic" if self._memory(self.limits) < self._least(self.limits) else "memory"
+        machine = "one core" if isinstance(self.limits, Limits) else "one GPU"
         lines = [self.product, f"  route  {self.route}", *(f"         {step}" for step in self.steps)]
         lines.append(f"  work   {_count(self.flops)} flop, {_check.readable(self.bytes)}")
-        lines.append(f"  time   {_time(self.seconds)} expected on one core, {self.share:.0%} of its limit ({bound})")
+        lines.append(f"  time   {_time(self.seconds)} expected on {machine}, {self.share:.0%} of its limit ({bound})")
         return "\n".join(lines)
 
     __repr__ = __str__
@@ -101,12 +103,13 @@ class Work:
 
 
 @open_function("Ask for a structured matrix")
-def explain(A: StructuredMatrix, x: Any, axis: int | None = None, limits: Limits | None = None) -> Explanation:
+def explain(A: StructuredMatrix, x: Any, axis: int | None = None, limits: Any = None) -> Explanation:
     """What A @ x does: route, order of the factors, merges, flops, bytes, expected time and share of the machine's limit.
 
     x: an array, or only its shape. axis: the one of x that A acts along, -1 or -2; by default that of A @ x, and
     axis=-1 is A.apply(x) for rows. limits: what one core can do, `Limits()` by default, `Limits.measured()` for this machine.
-    Nothing is computed or allocated. Raises ShapeError where x does not fit.
+    For a matrix of arrays on a GPU both are those of one GPU, derived and not measured. Nothing is computed or allocated.
+    Raises ShapeError where x does not fit.
 
     >>> import numpy as np, sepmat as sm
     >>> print(sm.explain(sm.Kronecker(*[np.eye(8)] * 4), (4096, 16)))
@@ -120,7 +123,8 @@ def explain(A: StructuredMatrix, x: Any, axis: int | None = None, limits: Limits
       time   87.1 µs expected on one core, 56% of its limit (arithmetic)
     """
     shape, dtype = _shape_of(x), getattr(x, "dtype", A.dtype)
-    if limits is not None and not isinstance(limits, Limits):
+    kind = gpu.Limits if _on_gpu(A) else Limits
+    if limits is not None and not isinstance(limits, kind):
         got = f"a {type(limits).__name__}"
         raise DTypeError("explain", "limits", got, "Limits(...) or None", "Use Limits() or Limits.measured()")
     if not shape:
@@ -149,10 +153,15 @@ def explain(A: StructuredMatrix, x: Any, axis: int | None = None, limits: Limits
         times * work.gemm_flops,
         times * work.fft_flops,
         times * work.bytes,
-        Limits() if limits is None else limits,
+        kind() if limits is None else limits,
         times * work.seconds,
         plan.kind(A.dtype),
     )
+
+
+def _on_gpu(A: StructuredMatrix) -> bool:
+    arrays = A.arrays()
+    return bool(arrays) and _array.on_gpu(arrays[0])
 
 
 def _shape_of(x: Any) -> tuple[int, ...]:
@@ -280,7 +289,7 @@ def _summed(
 def _(A: Kronecker, shape: tuple[int, ...], axis: int) -> Work:
     p = A._plan(shape, axis)
     if p is not None:
-        return _of_chain(p)
+        return _of_passes(A, A._sizes[0], 1, shape, axis) if _on_gpu(A) else _of_chain(p)
     left, right = plan.sides(shape, axis)
     total, shapes = Work(f"{len(A.factors)} factors one after the other"), tuple(B.shape for B in A.operators)
     for step in plan.steps(shapes, left, right):
@@ -290,6 +299,25 @@ def _(A: Kronecker, shape: tuple[int, ...], axis: int) -> Work:
         said = f"factor {step.factor}: {B._name()} on {step.left} × ({step.n}, {step.right}): {work.route}"
         total = total + dataclasses.replace(work, steps=(said,))
     return total
+
+
+def _of_passes(
+    A: StructuredMatrix, shapes: tuple[tuple[int, int], ...], terms: int, shape: tuple[int, ...], axis: int
+) -> Work:
+    """The plan of a GPU."""
+    left, right = plan.sides(shape, axis)
+    p = gpu.plan(shapes, left, _array.dtype_name(A.dtype), terms, right)
+    lines = []
+    for step in p.passes:
+        i, j = step.modes
+        name = f"factor {i}" if j == i + 1 else f"factors {i} to {j - 1}"
+        how = (
+            "by the fused kernel" if step.kind == "kernel" else "by GEMMs" if j == i + 1 else "multiplied out, by GEMMs"
+        )
+        lines.append(f"{name}: {step.m}×{step.n} on {step.left} × ({step.n}, {step.right}), {how}")
+    passes = "one pass" if len(lines) == 1 else f"{len(lines)} passes"
+    of = f"{terms} terms in " if terms > 1 else ""
+    return Work(f"{of}{passes} over x", tuple(lines), p.flops, 0, p.bytes, p.seconds)
 
 
 def _of_chain(p: plan.Chain) -> Work:
@@ -331,6 +359,8 @@ def _(A: KroneckerSum, shape: tuple[int, ...], axis: int) -> Work:
 
 @explain.register
 def _(A: Separated, shape: tuple[int, ...], axis: int) -> Work:
+    if A.terms and _on_gpu(A):
+        return _of_passes(A, A.shapes, A.terms, shape, axis)
     left, right = plan.sides(shape, axis)
     kind, groups = plan.kind(A.dtype), A._groups(shape, axis)
     shapes = plan.merged_shapes(A.shapes, groups)

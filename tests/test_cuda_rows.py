@@ -18,7 +18,7 @@ import sepmat as sm
 from sepmat import _array
 from sepmat._bounds import BOUNDS
 from sepmat.kernels.cuda import chain, launch, rows
-from sepmat.kernels.cuda.plan import H100, Limits, plan
+from sepmat.kernels.cuda.plan import H100, H200, Limits, plan
 from sepmat.kernels.cuda.specialise import ARGUMENTS, specialise
 from sepmat.kernels.kron import kron_matmul, separated_matmul
 from sepmat.kernels.plan import sides
@@ -392,6 +392,26 @@ def test_matrices_ask_the_plan_for_gpus(device, rng, axis, monkeypatch):
                 y = A._apply(x, axis)
                 agrees(np.asarray(y), expected(factors, x, axis), shapes, 2, dtype, "a matrix on a device")
             assert [m.launches for m in device.modules.values()] == [2] * kernels and len(copies) == kernels
+
+
+def test_explain_says_what_a_gpu_does(device):
+    """Passes, route and time of the plan for GPUs; limits of a core do not fit, those of another GPU do."""
+    F = np.ones((8, 8), np.float32).view(OnDevice)
+    K, S = sm.Kronecker._of(factors=(F,) * 4), sm.Separated._of(factors=(F[None].repeat(8, 0),) * 2, scales=None)
+    text = str(sm.explain(K, (1024, 4096), axis=-1))
+    assert "one pass over x\n         factors 0 to 3: 4096×4096 on 1024 × (4096, 1), by the fused kernel" in text
+    assert "expected on one GPU" in text and "(memory)" in text
+    p, found = plan(((8, 8),) * 4, 1024, "float32"), sm.explain(K, (1024, 4096), axis=-1)
+    assert (found.flops, found.bytes, found.seconds) == (p.flops, p.bytes, pytest.approx(p.seconds))
+    assert found.share == pytest.approx(p.floor / p.seconds)
+    assert sm.explain(K, (1024, 4096), axis=-1, limits=H200).seconds == pytest.approx(found.seconds * 3.0 / 4.3)
+    assert "8 terms in one pass over x" in str(sm.explain(S, (64, 5))) and "multiplied out, by GEMMs" in str(
+        sm.explain(S, (64, 5))
+    )
+    with pytest.raises(sm.DTypeError, match="limits"):
+        sm.explain(K, (1024, 4096), axis=-1, limits=sm.Limits())
+    with pytest.raises(sm.DTypeError, match="limits"):
+        sm.explain(sm.Identity(3), (3,), limits=H200)
 
 
 # --- launches --------------------------------------------------------------------------------------------------------------

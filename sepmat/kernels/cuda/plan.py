@@ -47,6 +47,18 @@ class Limits:
     streamed: float = 0.8  # of the bandwidth of a copy that a pass of either kind reaches
     issued: float = 0.7  # of float32 or plain64 that the kernel reaches
 
+    @property
+    def copy(self) -> float:
+        """The same under the name that the limits of a core have, with `cache`, `fft` (never what takes the time) and `gemm`."""
+        return self.bandwidth
+
+    cache = copy
+    fft = math.inf
+
+    def gemm(self, kind: str) -> float:
+        """Of GEMMs of the dtype with this character."""
+        return self.rate({"f": "float32", "d": "float64", "F": "complex64", "D": "complex128"}[kind])
+
     def rate(self, dtype: str) -> float:
         """Of GEMMs of a dtype, a key of SIZE."""
         names = {"complex64": "float32", "complex128": "float64", "float16": "bfloat16"}
