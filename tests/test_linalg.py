@@ -573,6 +573,8 @@ def test_kronecker_products_of_extreme_factors_and_of_lists():
     K = sm.Kronecker(1e200 * wide, 1e200 * tall, 1e-300 * np.eye(2))
     expected = np.diagonal(np.kron(np.kron(wide, tall), np.eye(2))) * 1e100
     np.testing.assert_allclose(sm.diagonal(K), expected, rtol=1e-14)
+    K = sm.Kronecker(1e150 * wide, 1e150 * tall)  # 1e301: more than the factors may share, and less than overflows
+    np.testing.assert_allclose(sm.diagonal(K), np.diagonal(np.kron(wide, tall)) * 1e300, rtol=1e-14)
     np.testing.assert_array_equal(sm.Kronecker([[1, 2], [3, 4]]).to_dense(), [[1, 2], [3, 4]])
     K = sm.Kronecker([[1, 2], [3, 4]], ((0.5,), (2.0,)))
     np.testing.assert_array_equal(K.to_dense(), np.kron([[1, 2], [3, 4]], [[0.5], [2.0]]))
@@ -585,3 +587,14 @@ def test_dense_and_diagonal_say_who_refuses():
         sm.Diagonal(np.eye(2))
     with pytest.raises(sm.SingularMatrixError, match=r"^inverse: A \(dense 2×2\): "):
         sm.inverse(sm.Dense(np.ones((2, 2))))
+
+
+@pytest.mark.parametrize("kind", [sm.Circulant, sm.SkewCirculant])
+def test_a_toeplitz_matrix_needs_a_corner_entry(kind):
+    """Corners without rows or without columns have no entry to store; the empty matrix has nothing to lose."""
+    for shape in ((0, 3), (3, 0)):
+        with pytest.raises(
+            sm.UnsupportedError, match=rf"^convert: A: {kind.__name__}\({shape[0]}×{shape[1]}\) without entries"
+        ):
+            sm.convert(kind(np.zeros(3), shape=shape), sm.Toeplitz)
+    assert sm.convert(kind(np.zeros(0), shape=(0, 0)), sm.Toeplitz).shape == (0, 0)
