@@ -16,7 +16,7 @@ from typing import Any
 from studies import _gpu_cases, _gpu_routes, _study
 
 MODULE = "studies._gpu_tools"  # __name__ is "__main__" in the process that is watched
-LIMIT = 60  # seconds of each
+LIMIT = 90  # seconds of each
 SANITIZERS = ("memcheck", "racecheck", "initcheck", "synccheck")
 WATCHED = {"8^4": _gpu_cases.power(8, 4), "8^5": _gpu_cases.power(8, 5), "32^3": _gpu_cases.power(32, 3)}
 SMALL = (

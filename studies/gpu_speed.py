@@ -40,6 +40,7 @@ def compute(p: dict[str, Any], rng: Any) -> dict[str, Any]:
     try:
         for part in parts:
             getattr(run, part, run.part)(part)
+            print(f"gpu_speed: {part} done, {max(run.left(), 0):.0f} s left", flush=True)
         run.count()
     finally:
         faulthandler.cancel_dump_traceback_later()

@@ -4,9 +4,11 @@ Numbers are made up, or of a stand-in on the CPU, and go into a temporary folder
 """
 
 import json
+import math
 import re
 import sys
 
+import conftest
 import gpu_stand_in
 import numpy as np
 import pytest
@@ -303,6 +305,15 @@ def test_the_committed_record():
     assert record["claims"] == gpu_speed.claims(record["numbers"])
     known = {c.name for c in _gpu_cases.timed()}
     assert set(record["numbers"]["cases"]) <= known
+
+
+def test_what_pytest_leaves(monkeypatch):
+    """The record of `pytest -m gpu`: where, when, what; nothing that JSON cannot hold."""
+    monkeypatch.setattr(conftest, "worst", {"B25 cupy": 0.25, "broken": math.inf})
+    monkeypatch.setattr(conftest, "tally", {"B25 cupy": 3, "broken": 1})
+    record = conftest.gpu_record(failed=1)
+    assert record["checks"] == 4 and record["failed"] == 1 and record["worst"] == {"B25 cupy": 0.25}
+    assert {"date", "gpu", "versions", "commit", "tally"} <= set(json.loads(json.dumps(record, allow_nan=False)))
 
 
 def test_the_parity_record():
