@@ -8,14 +8,13 @@ import dataclasses
 import math
 import numbers
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import _array, _check
 from .basic import Dense, Diagonal, Identity
 from .displacement import LowDisplacementRank
 from .errors import ArgumentError, DTypeError, ShapeError
 from .kernels import plan
-from .kernels.cuda import plan as gpu
 from .kernels.plan import Limits
 from .kronecker import Kronecker, as_operator
 from .kronecker_sum import KroneckerSum
@@ -25,6 +24,9 @@ from .matrix import Product, Scaled, StructuredMatrix, Sum
 from .multilevel import MultilevelCirculant, MultilevelToeplitz
 from .separated import Separated
 from .toeplitz import Circulant, Hankel, SkewCirculant, Toeplitz
+
+if TYPE_CHECKING:  # the plans of a GPU are imported where a matrix is on one
+    from .kernels.cuda import plan as gpu
 
 __all__ = ["Explanation", "Limits", "explain"]
 
@@ -44,7 +46,7 @@ class Explanation:
     gemm_flops: int
     fft_flops: int
     bytes: int
-    limits: Limits | gpu.Limits
+    limits: "Limits | gpu.Limits"
     _seconds: float
     _kind: str
 
@@ -52,11 +54,11 @@ class Explanation:
     def flops(self) -> int:
         return self.gemm_flops + self.fft_flops
 
-    def _least(self, limits: Limits | gpu.Limits) -> float:
+    def _least(self, limits: "Limits | gpu.Limits") -> float:
         arithmetic = self.gemm_flops / limits.gemm(self._kind) + self.fft_flops / limits.fft
         return max(arithmetic, self._memory(limits))
 
-    def _memory(self, limits: Limits | gpu.Limits) -> float:
+    def _memory(self, limits: "Limits | gpu.Limits") -> float:
         return self.bytes / (limits.copy if self.bytes > plan.CACHE else limits.cache)
 
     @property
@@ -123,7 +125,9 @@ def explain(A: StructuredMatrix, x: Any, axis: int | None = None, limits: Any = 
       time   87.1 µs expected on one core, 56% of its limit (arithmetic)
     """
     shape, dtype = _shape_of(x), getattr(x, "dtype", A.dtype)
-    kind = gpu.Limits if _on_gpu(A) else Limits
+    kind: Any = Limits
+    if _on_gpu(A):
+        from .kernels.cuda.plan import Limits as kind
     if limits is not None and not isinstance(limits, kind):
         got = f"a {type(limits).__name__}"
         raise DTypeError("explain", "limits", got, "Limits(...) or None", "Use Limits() or Limits.measured()")
@@ -305,6 +309,8 @@ def _of_passes(
     A: StructuredMatrix, shapes: tuple[tuple[int, int], ...], terms: int, shape: tuple[int, ...], axis: int
 ) -> Work:
     """The plan of a GPU."""
+    from .kernels.cuda import plan as gpu
+
     left, right = plan.sides(shape, axis)
     p = gpu.plan(shapes, left, _array.dtype_name(A.dtype), terms, right)
     lines = []

@@ -6,7 +6,6 @@ from .. import _array
 from .._array import Array
 from . import plan
 from ._table import KernelTable
-from .cuda.transforms import transform as on_gpu
 
 
 def _reference(t: Array, rows: int, columns: int, descending: bool) -> Array:
@@ -29,5 +28,7 @@ def _windows(t: Array, rows: int, columns: int, descending: bool) -> Array:
 
 def transform(like: Array, m: int, n: int, length: int, vectors: int, transforms: int = 2) -> plan.Transform:
     """The plan of a product by FFTs or by the dense form (plan.transform), that of the machine which holds this array."""
-    make = on_gpu if _array.on_gpu(like) else plan.transform
+    make = plan.transform
+    if _array.on_gpu(like):
+        from .cuda.transforms import transform as make
     return make(m, n, length, vectors, plan.kind(like.dtype), transforms)
