@@ -347,19 +347,22 @@ def _nonsingular(A: Kronecker, where: str) -> None:
 def _(A: Kronecker, b: Array) -> Array:
     """Factor by factor, never by inverses: the residual bound is free of the condition (docs/numerics.md)."""
     _nonsingular(A, "solve")
-    return _mode_by_mode(A, lambda i, columns: _by_factor(solve, i, A.operators[i], columns), b)
+    if _array.is_torch(b) and _array.shares_with_numpy(*A.arrays(), b):  # its layouts cost no copies there
+        return _array.tensor_view(solve.rule(A.map(_array.numpy_view), _array.numpy_view(b)))
+    operators = A.operators
+    return _mode_by_mode(A, lambda i, columns: _by_factor(solve, i, operators[i], columns), b)
 
 
 def _mode_by_mode(A: Kronecker, inner: Callable[[int, Array], Array], b: Array) -> Array:
     """inner(i, columns), which has as many rows as factor i has columns, along every mode of the columns of b."""
-    xp = A.xp
+    xp, operators = A.xp, A.operators
 
     def product(i: int, y: Array, left: int, right: int) -> Array:
-        m, n = A.operators[i].shape
+        m, n = operators[i].shape
         columns = xp.reshape(xp.permute_dims(xp.reshape(y, (left, m, right)), (1, 0, 2)), (m, left * right))
         return xp.permute_dims(xp.reshape(inner(i, columns), (n, left, right)), (1, 0, 2))
 
-    return chain([B.shape[::-1] for B in A.operators], product, b, -2)
+    return chain([B.shape[::-1] for B in operators], product, b, -2)
 
 
 @factorize.register
