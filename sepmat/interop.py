@@ -5,11 +5,9 @@ the true residual has the last word (a solver that believes to be done when it i
 is), and what did not converge is said by a warning.
 """
 
-import dataclasses
 import functools
 import importlib
 import inspect
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -17,34 +15,11 @@ from . import _array, _check
 from ._array import Array
 from .errors import ArgumentError, BackendError, ConvergenceWarning, DTypeError, ShapeError, warn
 from .matrix import StructuredMatrix
+from .restarts import Column, Solution, norm
 
 __all__ = ["Solution", "aslinearoperator", "cg", "gmres", "lsmr", "minres"]
 
-PASSES = 5  # how often a solver may be started until the true residual meets the tolerance
 INDEFINITE = ("indefinite preconditioner", "non-symmetric matrix")  # what SciPy's MINRES says
-FINEST = 2.0**-60  # what a solver is asked for at most: some divide by their tolerance
-STAGNANT = 0.9  # a start that leaves more than this of the residual is the last one
-
-
-@dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class Solution:
-    """What an iterative solver returns.
-
-    x: as the right-hand side, (n,) or (n, k). relative_residual: ‖b − A x‖ / ‖b‖, computed from x. converged: whether that
-    meets the tolerance. iterations: the number of them. history: with history=True ‖b − A x_k‖ / ‖b‖ for k = 0, 1, …
-    (gmres: the preconditioned norm that it knows). Of several right-hand sides: the largest residual, and the
-    iterations and history of the slowest.
-    """
-
-    x: Array
-    converged: bool
-    iterations: int
-    relative_residual: float
-    history: tuple[float, ...] = ()
-
-    def __repr__(self) -> str:
-        verdict = "converged" if self.converged else "not converged"
-        return f"Solution({verdict}, {self.iterations} iterations, relative residual {self.relative_residual:.1e})"
 
 
 def aslinearoperator(A: StructuredMatrix) -> Any:
@@ -181,13 +156,13 @@ def lsmr(
     operator, solver = aslinearoperator(A._in_precision(dtype)), _solvers(A, where).lsmr
 
     def solve_one(c: Array, start: Array | None) -> Solution:
-        size = _norm(c)
+        size = norm(c)
         if not size:
             return Solution(A.xp.zeros((A.shape[1],), dtype=dtype, device=A.device), True, 0, 0.0)
         found = solver(operator, c, **limits, maxiter=maxiter, x0=start)
         x, stop, steps = found[:3]
         x = _array.astype(x, dtype)
-        return Solution(x, int(stop) not in (3, 6, 7), int(steps), _norm(c - operator.matvec(x)) / size)
+        return Solution(x, int(stop) not in (3, 6, 7), int(steps), norm(c - operator.matvec(x)) / size)
 
     with _array.quiet():
         result = _gathered([solve_one(c, s) for c, s in zip(columns, starts, strict=True)], b, A, dtype)
@@ -236,7 +211,7 @@ def _solve(
     def run(r: Array, asked: float, watch: Callable[[Any], None]) -> tuple[Array, int]:
         return solver(operator, r, **{tolerance: asked}, callback=watch, **more)
 
-    column = _Column(where, run, apply, rtol, atol, callback, history)
+    column = Column(where, run, apply, rtol, atol, callback, history)
     try:
         with _array.quiet():
             found = [column.solve(c, s) for c, s in zip(columns, starts, strict=True)]
@@ -246,63 +221,6 @@ def _solve(
         expected = "a symmetric A and a positive definite M"
         raise ArgumentError(where, "A, M", str(error), expected, "Use gmres, or sm.strang(T, floor=…)") from None
     return _warned(_gathered(found, b, A, dtype), where, f"max(rtol ‖b‖, atol) with rtol {rtol:.0e}")
-
-
-@dataclasses.dataclass(frozen=True)
-class _Column:
-    """One right-hand side after the other, by a solver that starts from 0: run(r, tolerance, callback) gives (d, info)."""
-
-    where: str
-    run: Callable[..., tuple[Array, int]]
-    apply: Callable[[Array], Array]
-    rtol: float
-    atol: float
-    callback: Callable[[Any], Any] | None
-    history: bool
-
-    def solve(self, b: Array, start: Array | None) -> Solution:
-        x = _array.array_namespace(b).zeros_like(b) if start is None else start
-        size = _norm(b)
-        if not size:
-            return Solution(0.0 * x, True, 0, 0.0)
-        r = b if start is None else b - self.apply(x)
-        left, target = _norm(r), max(self.rtol * size, self.atol)
-        norms, count = [left / size] if self.history else [], [0]
-        miss = 1.0  # how much larger a residual came out than was asked for, at worst
-        for attempt in range(PASSES):
-            if left <= target:
-                break
-            k = 0 if 1e-8 < left < 1e8 else round(math.log2(left))  # SciPy squares norms
-            asked = max(target / left / miss, FINEST)
-            d, info = self.run(_array.ldexp(r, -k), asked, self._watch(b, x, k, left / size, size, norms, count))
-            new = x + _array.ldexp(_array.astype(d, x.dtype), k)  # MINRES comes back in float64
-            r = b - self.apply(new)
-            before, now = left, _norm(r)
-            if not (now < before or (attempt == 0 and math.isfinite(now))):  # a CG residual may grow before it falls
-                break
-            x, left, miss = new, now, max(miss, 2 * now / (before * asked))
-            if info or left > STAGNANT * before:
-                break
-        return Solution(x, left <= target, count[0], left / size, tuple(norms))
-
-    def _watch(
-        self, b: Array, x: Array, k: int, share: float, size: float, norms: list[float], count: list[int]
-    ) -> Callable[[Any], None]:
-        """The callback of one start: it counts, records, and tells the user about x + 2^k d."""
-
-        def watch(seen: Any) -> None:
-            count[0] += 1
-            if self.where == "gmres":  # a norm relative to where it started
-                if self.history:
-                    norms.append(float(seen) * share)
-            elif self.history or self.callback:
-                seen = x + _array.ldexp(seen, k)
-                if self.history:
-                    norms.append(_norm(b - self.apply(seen)) / size)
-            if self.callback:
-                self.callback(seen)
-
-        return watch
 
 
 @functools.cache
@@ -421,9 +339,3 @@ def _columns(x: Array, dtype: Any) -> list[Array]:
     """New contiguous vectors."""
     x = _array.copy(_array.astype(x, dtype))
     return [x] if x.ndim == 1 else [_array.copy(x[:, i]) for i in range(x.shape[1])]
-
-
-def _norm(x: Array) -> float:
-    """‖x‖₂; the slower way only where squares leave the range."""
-    value = _array.to_float(_array.array_namespace(x).linalg.vector_norm(x))
-    return value if 1e-15 < value < 1e15 else _array.to_float(_array.frobenius(x))

@@ -62,6 +62,7 @@ LAYERS = {
     "eigenpairs": (4, 6),
     "preconditioners": (4, 6),
     "io": (5, 0),
+    "restarts": (4, 0),
     "interop": (5, 0),
     "nn": (5, 0),
     "peft": (5, 1),
