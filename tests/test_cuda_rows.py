@@ -7,6 +7,8 @@ import math
 import subprocess
 import sys
 
+import hypothesis
+import hypothesis.strategies as st
 import numpy as np
 import pytest
 import reference as ref
@@ -260,6 +262,34 @@ def test_separated_matmul(limits, rng, shapes, dtype, axis, terms):
     agrees(found, expected(factors, x, axis, scales), shapes, terms + 1, dtype, "sum on a device")
 
 
+sizes = st.tuples(st.integers(1, 12), st.integers(1, 12))
+
+
+@hypothesis.given(
+    shapes=st.lists(sizes, min_size=1, max_size=6).filter(
+        lambda s: math.prod(max(m, n) for m, n in s) < 5000 and math.prod(m * n for m, n in s) < 10**7
+    ),
+    terms=st.integers(0, 3),
+    rows_of_x=st.integers(1, 40),
+    columns=st.integers(1, 40),
+    launch_cost=st.sampled_from([0.0, 1e-5]),
+    issued=st.sampled_from([0.01, 1.0, 100.0]),
+    multiprocessors=st.sampled_from([1, 132]),
+)
+def test_any_shapes_on_any_machine(shapes, terms, rows_of_x, columns, launch_cost, issued, multiprocessors):
+    """Random sides and sizes, machines whose plans differ: one or several passes, kernels, GEMMs and both. 0 terms: a product."""
+    limits = Limits(launch=launch_cost, issued=issued, bandwidth=1e11, multiprocessors=multiprocessors)
+    shapes, rng = tuple(shapes), np.random.default_rng(len(shapes))
+    p = plan(shapes, rows_of_x, "float64", terms or 1, columns, limits)
+    n = math.prod(n for _, n in shapes)
+    factors = [normal(rng, (terms, *s) if terms else s, "float64") for s in shapes]
+    x = normal(rng, (rows_of_x, n, columns), "float64")
+    products = OnHost()
+    found = chain.separated(p, factors, None, x, -2, products) if terms else chain.kron(p, factors, x, -2, products)
+    agrees(found, expected(factors, x, -2), shapes, terms + 1, "float64", "any plan")
+    hypothesis.event(p.route)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_sums_in_several_passes(rng, dtype, monkeypatch):
     """Spread, one launch for each term, gathered: rows that one pass cannot hold."""
@@ -464,7 +494,8 @@ def test_forced_row_says_what_is_missing():
 def test_import_needs_no_cupy():
     """Neither the library nor its plans, kernels and launcher import CuPy before an array of it arrives."""
     code = (
-        "import sys; import sepmat, numpy; import sepmat.kernels.cuda.plan, sepmat.kernels.cuda.chain;"
+        "import sys; import sepmat, numpy; assert not any('kernels.cuda' in name for name in sys.modules);"
+        "import sepmat.kernels.cuda.plan, sepmat.kernels.cuda.chain;"
         "import sepmat.kernels.cuda.launch, sepmat.kernels.cuda.rows;"
         "sepmat.Kronecker(numpy.eye(2), numpy.eye(2)) @ numpy.ones(4);"
         "sys.exit('cupy' in sys.modules or 'cupy_backends' in sys.modules)"
