@@ -52,12 +52,14 @@ def some(rows: int, columns: int) -> list[int]:
 
 
 def product(factors: Sequence[Any], x: Any) -> Any:
-    """x (F_1 ⊗ … ⊗ F_d)ᵀ for rows x, each factor along its mode, in the precision of the arguments."""
-    rows, sizes = x.shape[0], [F.shape[1] for F in factors]
-    for i, F in enumerate(factors):
-        y = x.reshape(rows * math.prod(sizes[:i]), sizes[i], math.prod(sizes[i + 1 :]))
-        x, sizes[i] = np.matmul(F, y), F.shape[0]
-    return x.reshape(rows, math.prod(sizes))
+    """x (F_1 ⊗ … ⊗ F_d)ᵀ for rows x in the precision of the arguments: each mode in turn meets its factor and goes to the end."""
+    rows = x.shape[0]
+    for F in factors:
+        n = F.shape[1]
+        rest = math.prod(x.shape[1:]) // n if n else 0
+        x = np.swapaxes(x.reshape(rows, n, rest), 1, 2).reshape(rows * rest, n) @ F.T
+        x = x.reshape(rows, rest * F.shape[0])
+    return x
 
 
 def total(stacks: Sequence[Any], x: Any) -> Any:
