@@ -63,7 +63,6 @@ class Problem:
         self.g = self._array(xp, 99, (case.rows, case.results)) if case.kind == "backward" else None
         self.update = self._update() if case.kind == "form" else None
         self.chosen = _gpu_data.some(case.rows, max(case.columns, case.results))
-        self.truth = self._truth(self.rows(self.inputs[0] if self.g is None else self.g))
 
     @property
     def summed(self) -> bool:
@@ -93,7 +92,10 @@ class Problem:
             return a.detach().to(self.device.torch.float64).cpu().numpy()
         return np.asarray(self.device.cupy.asnumpy(a), float)
 
-    def _truth(self, x: Any) -> Any:
+    @functools.cached_property
+    def truth(self) -> Any:
+        """The chosen rows of the product of the first input, in float64; of the gradient of x where that is asked for."""
+        x = self.rows(self.inputs[0] if self.g is None else self.g)
         case, factors = self.case, [self.host(F) for F in self.factors]
         if case.kind == "form":
             return x @ self.host(self.update.to_dense()).T
