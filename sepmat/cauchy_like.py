@@ -13,7 +13,7 @@ from . import _array, _check
 from ._array import Array
 from .displacement import LowDisplacementRank
 from .errors import ConditionWarning, PrecisionWarning
-from .inverse_generators import attached, displaced_inverse, log_det_change, polished, times, toeplitz_inverse
+from .inverse_generators import displaced_inverse, log_det_change, polished, times, toeplitz_inverse
 from .kernels.cauchy import Solved, displacement_solve, toeplitz_generators, toeplitz_solve
 from .linalg import Factorization, factorize, inverse, norm, singular, slogdet, solve
 from .matrix import Product, StructuredMatrix
@@ -209,7 +209,7 @@ def _slogdet(A: Displaced) -> tuple[Array, Array]:
     real = {"dtype": _array.real_dtype(xp, A.dtype), "device": A.device}
     logabs = xp.asarray(found.logabs + n * k * math.log(2.0), **real)
     unit = xp.asarray((-1) ** swaps * sign, dtype=A.dtype, device=A.device)
-    if not n or not attached(*A.arrays()):
+    if not n or not _array.attached(*A.arrays()):
         return unit, logabs
     W: Any = _scaled(A, plain=False)[0]  # the same determinant but for the sign
     W = _toeplitz(W) if isinstance(W, Hankel) else _turned(W) if getattr(W, "transposed", False) else W
@@ -257,7 +257,7 @@ def _refined(A: StructuredMatrix, b: Array, S: Displaced, k: int, M: StructuredM
     if not reached <= LIMIT:
         _rough(A, reached)
     x = _array.astype(_array.ldexp(x, -k), b.dtype)
-    if attached(*A.arrays(), b):
+    if _array.attached(*A.arrays(), b):
         N = M._scale(_power(M, -k)).astype(b.dtype)
         for _ in range(2):
             x = x + N @ (b - A @ x)

@@ -22,11 +22,6 @@ ROUNDING = 2.0**-51  # a step that small, relative to the columns, is the last
 PARALLEL = 1e-13  # columns nearer to dependent than this are left as they are
 
 
-def attached(*arrays: Array) -> bool:
-    """Whether torch wants a gradient of one of them."""
-    return any(_array.is_torch(a) and a.requires_grad for a in arrays)
-
-
 def times(A: StructuredMatrix, x: Array) -> Array:
     """A x by FFTs at any size: these matrices live for a few products, where a plan would think of many."""
     if isinstance(A, Product):
@@ -72,7 +67,7 @@ def polished(A: Toeplitz | LowDisplacementRank, M: Any) -> LowDisplacementRank:
             xp, S = A.xp, A.xp.linalg.inv(R)
             X, P, Y, Q = X @ S, P @ S, Y @ xp.matrix_transpose(R), Q @ xp.matrix_transpose(R)
         build, columns, given = displaced_inverse, [X, Y], [P, Q]
-    wanted, before = attached(*A.arrays()), [0.5 * _size(X) for X in columns]
+    wanted, before = _array.attached(*A.arrays()), [0.5 * _size(X) for X in columns]
     for k in range(STEPS):
         M = build(*map(_array.stop_gradient, columns))
         known = zip((M, M.T), (A, A.T), columns, given, strict=False)

@@ -159,7 +159,7 @@ def _(A: KroneckerSum, b: Array) -> Array:
     (T_1 ⊕ … ⊕ T_d) y = (⊗ Q_i)ᴴ b, one mode after the other; cost N Σ n_i plus the Schur forms.
     """
     xp = A.xp
-    if any(_array.is_torch(a) and a.requires_grad for a in (*A.arrays(), b)):
+    if _array.attached(*A.arrays(), b):
         raise solve.unsupported(A, "no gradient through the Schur forms")
     if not A.shape[0]:
         return _array.copy(b)

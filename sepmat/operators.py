@@ -254,7 +254,7 @@ def schroedinger(
     order = xp.argsort(xp.abs(values), descending=True)
     values, vectors = xp.take(values, order), xp.take(vectors, order, axis=1)
     count = next(k for k, tail in enumerate(tail_norms(values)) if tail <= tol * size)
-    count = 0 if N == 1 else n if _array.is_torch(rest) and rest.requires_grad else count  # all, for all derivatives
+    count = 0 if N == 1 else n if _array.attached(rest) else count  # all, for all derivatives
     modes = [vectors[:, m][:, None] * unit for m in range(count)]
     if math.isfinite(cap):
         return in_powers(one, values.tolist()[:count], modes, N, cap, tol)

@@ -424,7 +424,7 @@ def _(A: Separated, ord: Any) -> Array:
         raise norm.unsupported(A, f"no closed form of ord={ord!r}")
     xp, (value, _, e) = A.xp, A._sweep("norm")
     found = xp.asarray(value, dtype=xp.float64, device=A.device)
-    if any(_array.is_torch(a) and a.requires_grad for a in A.arrays()):
+    if _array.attached(*A.arrays()):
         gram, k = inner(A.factors, A._weights, A.factors, A._weights)
         gram = _array.ldexp(xp.real(gram) if A._is_complex else gram, k - 2 * e)
         found = xp.sqrt(gram + _array.stop_gradient(found**2 - gram)) if value else 0.0 * gram

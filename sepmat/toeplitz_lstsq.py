@@ -15,7 +15,6 @@ from .augmented import augmented_solution
 from .cauchy_like import _toeplitz
 from .displacement import LowDisplacementRank
 from .errors import SingularMatrixError
-from .inverse_generators import attached
 from .linalg import factorize, lstsq, solve
 from .matrix import StructuredMatrix
 from .toeplitz import Hankel, Toeplitz
@@ -40,7 +39,7 @@ def _(A: Toeplitz, b: Array, rcond: float | None) -> Array:
     S, right, tall = T.map(_array.stop_gradient), _array.double(_array.stop_gradient(b)), A.shape[0] > A.shape[1]
     W = _inverse_gram(S if tall else S.H)
     x = W and (_tall if tall else _wide)(S, right, W)
-    if attached(*A.arrays(), b):
+    if _array.attached(*A.arrays(), b):
         if W is None or x is None:
             raise lstsq.unsupported(A, "no gradient where κ(A)² u is near 1")
         change = _derivatives(T, _array.double(b), x, W)

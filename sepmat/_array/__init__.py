@@ -37,6 +37,7 @@ from .libraries import (
 )
 from .scaling import balanced, binade, exponent, frobenius, ldexp, power_of_two, scaled_product, sum_of_squares
 from .values import (
+    attached,
     by_columns,
     complex_of,
     copy,
@@ -63,6 +64,7 @@ __all__ = [
     "array_namespace",
     "as_dtype",
     "astype",
+    "attached",
     "balanced",
     "binade",
     "by_columns",

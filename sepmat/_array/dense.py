@@ -8,7 +8,7 @@ import scipy.linalg
 
 from .libraries import Array, array_namespace, astype, complex_dtype, device, is_cupy, is_numpy, is_torch, size
 from .scaling import power_of_two
-from .values import copy, stop_gradient, to_float, to_numpy
+from .values import attached, copy, stop_gradient, to_float, to_numpy
 
 NEAR_ONE = 16  # powers of two around 1 in which a matrix is factored as it is
 
@@ -56,7 +56,7 @@ def lu_solve(F: Factors, B: Array) -> Array:
     xp = array_namespace(B)
     if not F.A.shape[-1]:
         return copy(B)
-    if F.lu is None or any(is_torch(x) and x.requires_grad for x in (F.A, B)):
+    if F.lu is None or attached(F.A, B):
         return xp.linalg.solve(astype(F.A, B.dtype), B)
     right = to_numpy(B)
     (getrs,) = scipy.linalg.get_lapack_funcs(("getrs",), (F.lu[0], right))
@@ -69,7 +69,7 @@ def qr_triangle(A: Array) -> Array:
     if is_numpy(A):
         return np.linalg.qr(A, mode="r")
     xp = array_namespace(A)
-    return xp.linalg.qr(A, mode="r" if is_torch(A) and not A.requires_grad else "reduced")[1]
+    return xp.linalg.qr(A, mode="r" if is_torch(A) and not attached(A) else "reduced")[1]
 
 
 def qr(A: Array) -> tuple[Array, Array]:

@@ -25,6 +25,11 @@ def stop_gradient(x: Array) -> Array:
     return x.detach() if is_torch(x) else x
 
 
+def attached(*arrays: Array) -> bool:
+    """Whether torch wants a gradient of one of them."""
+    return any(is_torch(a) and a.requires_grad for a in arrays)
+
+
 def to_float(x: Array) -> float:
     """A 0-d real array as a Python float; never on a path where gradients flow."""
     return float(stop_gradient(x))
