@@ -53,7 +53,7 @@ def rounds(calls: dict[str, Callable[[], Any]], times: int, rng: Any, repeated: 
 
     repeated: a sample repeats a call until it has taken 2 ms; else it is one call, and none is made besides.
     """
-    pace, first = _race.Pace(times, times, math.inf), {} if repeated else dict.fromkeys(calls, math.inf)
+    pace, first = _race.Pace.exactly(times), {} if repeated else dict.fromkeys(calls, math.inf)
     with one_thread():
         return _race.timed(calls, pace, rng, time.process_time, first, patient=True)
 

@@ -47,6 +47,11 @@ class Pace:
     most: int
     seconds: float
 
+    @classmethod
+    def exactly(cls, rounds: int) -> "Pace":
+        """So many rounds, however long they take."""
+        return cls(rounds, rounds, math.inf)
+
 
 @contextlib.contextmanager
 def threads(count: int) -> Iterator[None]:

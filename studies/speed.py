@@ -187,7 +187,7 @@ def machine(rounds: int, rng: Any) -> dict[str, Any]:
         x, y = np.ones(2**power // 8), np.ones(2**power // 8)
         calls[f"copy {2**power >> 10} KiB"] = functools.partial(np.copyto, y, x)
     with _race.threads(1):
-        samples = _race.timed(calls, _race.Pace(rounds, rounds, 0.0), rng, _race.time.process_time, patient=True)
+        samples = _race.timed(calls, _race.Pace.exactly(rounds), rng, _race.time.process_time, patient=True)
     return {name: {"seconds": _race.spread(seconds)} for name, seconds in samples.items()}
 
 
