@@ -17,7 +17,17 @@ from typing import Any
 
 import sepmat
 from sepmat.kernels.cuda import layer
-from studies import _gpu_cases, _gpu_check, _gpu_device, _gpu_page, _gpu_routes, _gpu_tools, _gpu_ways, _study
+from studies import (
+    _gpu_cases,
+    _gpu_check,
+    _gpu_device,
+    _gpu_page,
+    _gpu_problem,
+    _gpu_routes,
+    _gpu_tools,
+    _gpu_ways,
+    _study,
+)
 from studies._gpu_device import Device, brief
 
 STATUS = "illustration"
@@ -124,7 +134,7 @@ class Run:
             "seconds of the floor": floor,
         }
         try:
-            problem = _gpu_ways.Problem(case, self.device, seed)
+            problem = _gpu_problem.Problem(case, self.device, seed)
         except Exception as error:  # noqa: BLE001  a case that cannot be made is said
             return found | {"out": brief(error), "ways": {}}
         found |= {"inputs": len(problem.inputs), "plan": planned(case), "ways": {}}
@@ -137,7 +147,7 @@ class Run:
                 found["ways"][way.name] = self.way(problem, way)
         return found
 
-    def way(self, problem: _gpu_ways.Problem, way: _gpu_ways.Way) -> dict[str, Any]:
+    def way(self, problem: _gpu_problem.Problem, way: _gpu_problem.Way) -> dict[str, Any]:
         """One way: its error first, then its times."""
         device, found = self.device, {"library": way.library}
         try:
@@ -165,7 +175,7 @@ class Run:
                 continue
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                problem = _gpu_ways.Problem(case, self.device, self.seed % 100 + k)
+                problem = _gpu_problem.Problem(case, self.device, self.seed % 100 + k)
                 for way in _gpu_ways.ways(problem):
                     if way.name in open_:
                         x = problem.given(way, problem.inputs[0])

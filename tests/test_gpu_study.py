@@ -21,9 +21,9 @@ from studies import (
     _gpu_data,
     _gpu_device,
     _gpu_page,
+    _gpu_problem,
     _gpu_routes,
     _gpu_tools,
-    _gpu_ways,
     gpu_speed,
 )
 from studies._gpu_cases import Check, power
@@ -149,10 +149,10 @@ def test_every_way_computes_the_case(case, device):
 
 
 def test_a_wrong_way_is_not_timed(device):
-    problem = _gpu_ways.Problem(SMALL[0], device, 3)
-    told = gpu_speed.Run(device, {}, 0).way(problem, _gpu_ways.Way("wrong", "cupy", lambda: lambda x: x * 1.1))
+    problem = _gpu_problem.Problem(SMALL[0], device, 3)
+    told = gpu_speed.Run(device, {}, 0).way(problem, _gpu_problem.Way("wrong", "cupy", lambda: lambda x: x * 1.1))
     assert told["out"].startswith("error") and "seconds" not in told
-    told = gpu_speed.Run(device, {}, 0).way(problem, _gpu_ways.Way("none", "cupy", lambda: 1 / 0))
+    told = gpu_speed.Run(device, {}, 0).way(problem, _gpu_problem.Way("none", "cupy", lambda: 1 / 0))
     assert told["out"] == "ZeroDivisionError: division by zero"
 
 
