@@ -230,3 +230,8 @@ extern "C" inline __attribute__((used)) void cuda_host_launch(
     const char* name, const cuda_host::Launch* how, const std::int64_t* values, char* text) {
     cuda_host::tell(cuda_host::kernels().at(name).launch(*how, values), text);
 }
+
+#ifdef CUDA_HOST_COVERAGE
+extern "C" void __gcov_dump(void);
+extern "C" inline __attribute__((used)) void cuda_host_dump() { __gcov_dump(); }
+#endif

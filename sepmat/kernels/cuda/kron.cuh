@@ -96,7 +96,7 @@ __device__ __forceinline__ void multiply(const T* factors, const T (&v)[SIDE][LE
     T u[SIDE][MORE ? BEFORE * m * AFTER : 1];
 #pragma unroll(MORE ? m : 1)
     for (int first = 0; first < m; first += BATCH) {
-        T total[BATCH][SIDE][BEFORE * AFTER];
+        T total[BATCH][SIDE][BEFORE * AFTER] = {};
 #pragma unroll
         for (int i = 0; i < BATCH; ++i)
 #pragma unroll
@@ -105,10 +105,8 @@ __device__ __forceinline__ void multiply(const T* factors, const T (&v)[SIDE][LE
 #pragma unroll
                 for (int s = 0; s < SIDE; ++s)
 #pragma unroll
-                    for (int c = 0; c < BEFORE * AFTER; ++c) {
-                        const T term = f * v[s][(c / AFTER * n + j) * AFTER + c % AFTER];
-                        total[i][s][c] = j ? total[i][s][c] + term : term;
-                    }
+                    for (int c = 0; c < BEFORE * AFTER; ++c)
+                        total[i][s][c] += f * v[s][(c / AFTER * n + j) * AFTER + c % AFTER];
             }
 #pragma unroll
         for (int i = 0; i < BATCH; ++i)
@@ -161,12 +159,10 @@ __device__ __forceinline__ void stages_before_the_last(const T* factors, T* shar
 // Where entry e of the factors of a term is found if each of them is stored as its transpose.
 template <int MODE>
 __device__ __forceinline__ int transposed_at(int e) {
-    if constexpr (MODE == MODES) {
-        return 0;
-    } else {
-        constexpr int start = factor_at(MODE), m = M[MODE], n = N[MODE];
-        return e < start + m * n ? start + (e - start) % n * m + (e - start) / n : transposed_at<MODE + 1>(e);
-    }
+    constexpr int start = factor_at(MODE), m = M[MODE], n = N[MODE];
+    if constexpr (MODE + 1 < MODES)
+        if (e >= start + m * n) return transposed_at<MODE + 1>(e);
+    return start + (e - start) % n * m + (e - start) / n;
 }
 
 // The factors of one term into shared memory, row by row whichever way they are stored.
@@ -221,8 +217,7 @@ KRON_ENTRY(const T* __restrict__ x, const T* __restrict__ factors, T* __restrict
         const Int row = number / across * ROWS, column = number % across * INNER;
         Window<const T, product(N, 0, MODES)> from{x + row * x_outer + column, x_outer, inner, outer - row, inner - column};
         Window<T, product(M, 0, MODES)> to{y + row * y_outer + column, y_outer, inner, outer - row, inner - column};
-        const auto give_y = [&] {  // of what the last stage left in shared memory
-            __syncthreads();
+        const auto give_y = [&] {  // that the last stage left in shared memory
             to.each([&](unsigned i, Int r, Int k, Int c) {
                 if (to.inside(r, c)) to.at(r, k, c) = shared[unsigned(Last::TO) + i];
             });
@@ -245,16 +240,16 @@ KRON_ENTRY(const T* __restrict__ x, const T* __restrict__ factors, T* __restrict
                     entry_of_y = ADD && term ? entry_of_y + value : value;
                 }
             });
-            if (!ADD && !DIRECT) give_y();
             __syncthreads();
+            if (!ADD && !DIRECT) {
+                give_y();
+                __syncthreads();
+            }
             from.start += x_term;
             if (!ADD) to.start += y_term;
         }
         known = true;
-        if (ADD) {
-            give_y();
-            __syncthreads();
-        }
+        if (ADD) give_y();  // the next tile has barriers before it writes there
     }
 }
 
