@@ -1,0 +1,110 @@
+"""What mutation testing showed to be untested: each line here fails for a mutant that every other test let live."""
+
+import math
+
+import numpy as np
+import pytest
+from cases import CASES
+from conftest import dtype_of
+
+import sepmat as sm
+from sepmat import _array, fit, interop
+from sepmat._bounds import BOUNDS
+from sepmat.kernels import kron
+
+rng = np.random.default_rng
+SUM = sm.Separated([rng(0).standard_normal((2, 2, 2))] * 2)
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if all(np.prod(s) for s in c.shapes)], ids=str)
+def test_estimates_are_of_the_size_they_must_be(case):
+    """Every number of x is read, every number of the result is written, and both take a time between 1e-8 and 1 s."""
+    A = case.make(*case.data(rng(0), "float64"))
+    m, n = A.shape
+    for k in (1, 5):
+        found = sm.explain(A, np.ones((n, k)))
+        assert found.bytes >= 8 * (m + n) * k and 1e-8 < found.seconds < 1 and found.flops >= 0
+
+
+def test_empty_right_hand_sides_and_empty_matrices():
+    found = interop.lsmr(sm.Toeplitz([4.0, 1, 0]), np.zeros(3))
+    assert found.relative_residual == 0.0 and found.converged
+    assert sm.slogdet(sm.Separated([np.zeros((2, 0, 0)), np.ones((2, 2, 2))])) == (1.0, 0.0)
+    assert sm.factorize(sm.Dense(np.zeros((0, 0)))).rcond == 1.0
+    zero = sm.nearest_separated(np.zeros((4, 4), "float32"), ((2, 2), (2, 2)), tol=1e-3)
+    assert dtype_of(zero.matrix) == "float32" and zero.iterations == 0
+
+
+def test_the_smallest_rank_of_a_sequence_that_misses():
+    assert fit.smallest_rank([1.0, 0.5, 0.4, 0.3], 0.1) == 3 and fit.smallest_rank([1.0], 0.1) == 1
+    assert fit.smallest_rank([1.0, 0.5, 0.4, 0.3], 0.4) == 2
+
+
+def test_the_error_of_an_exponential_is_relative():
+    """‖exp A‖ is 1e6 here: an error that was multiplied by it would be above 1e-5."""
+    A = sm.KroneckerSum(np.array([[0.3, 1e6], [0.0, -0.7]]), np.array([[0.1, 0.2], [0.3, 0.4]]))
+    assert sm.expm(A, 1e-9).relative_error < 1e-9
+
+
+REFUSED = {
+    "approximate: seed: a str": lambda: sm.approximate(np.eye(4), 8, seed="x"),
+    "approximate: structures: a int": lambda: sm.approximate(np.eye(4), 8, structures=5),
+    "approximate: structures: empty": lambda: sm.approximate(np.eye(4), 8, structures=()),
+    "expm: max_condition: 0.1": lambda: sm.expm(sm.KroneckerSum(np.eye(2), np.eye(3)), 1e-6, max_condition=0.1),
+    "norm: A: no closed form of ord=2": lambda: sm.norm(sm.LowDisplacementRank(np.eye(3), np.eye(3)), 2),
+    "Identity: like: a str": lambda: sm.Identity(3, like="x"),
+    "als_solve: F: mixed libraries": lambda: sm.als_solve(SUM, SUM.map(pytest.importorskip("torch").asarray), rank=1),
+}
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_who_refuses(message):
+    with pytest.raises(sm.SepmatError) as caught:
+        REFUSED[message]()
+    assert str(caught.value).startswith(message)
+
+
+def test_a_fit_of_a_tensor_has_no_gradient():
+    torch = pytest.importorskip("torch")
+    M = torch.eye(4, dtype=torch.float64, requires_grad=True)
+    assert not _array.stop_gradient(M).requires_grad
+
+
+class Trap:
+    def __reduce__(self):
+        return pytest.fail, ("the command line ran code of a file",)
+
+
+def test_the_command_line_runs_no_code_of_a_file(tmp_path, capsys):
+    from sepmat.__main__ import main
+
+    np.save(tmp_path / "M.npy", np.array([Trap()], dtype=object), allow_pickle=True)
+    with pytest.raises(BaseException, match="ran code"):  # the trap works
+        np.load(tmp_path / "M.npy", allow_pickle=True)
+    assert main(["approximate", str(tmp_path / "M.npy")]) == 2
+    assert "pickle" in capsys.readouterr().err.lower()
+
+
+def test_the_self_test_names_its_classes_and_bounds():
+    lines = sm.selftest(["numpy"]).lines
+    assert all(line.matrix[0].isupper() for line in lines)
+    assert {line.bound for line in lines if line.bound} <= set(BOUNDS)
+
+
+def test_blocks_of_terms_are_added_once(monkeypatch):
+    """The sum over terms in several blocks, of each form."""
+    r = rng(1)
+    factors = [r.standard_normal((7, 3, 4)), r.standard_normal((7, 5, 2))]
+    x = r.standard_normal((8, 3))
+    expected = np.einsum("lab,lcd,bdk->ack", *factors, x.reshape(4, 2, 3)).reshape(15, 3)
+    for entries in (1, 200, 1000):
+        monkeypatch.setattr(kron, "TERM_BLOCK", entries)
+        np.testing.assert_allclose(kron._separated_reference(factors, None, x, -2), expected, rtol=1e-12)
+
+
+def test_numbers_for_people():
+    """1.5 T, 2 G, 3 M, 4 k."""
+    from sepmat.explain import _count
+
+    assert [_count(x)[-1] for x in (1.5e12, 2e9, 3e6, 4e3)] == ["T", "G", "M", "k"]
+    assert math.isfinite(float(_count(7)))
