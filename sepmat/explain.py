@@ -199,7 +199,7 @@ def _say(step: plan.Step, name: str = "factor") -> str:
         "from the left": "one GEMM F y",
         "batched": f"a GEMM for each of {step.left}",
         "panels": f"in panels of {step.width} columns",
-        "gathered": f"{step.width} of them side by side in a GEMM",
+        "row panels": f"F in panels of {step.width} rows",
     }[step.form]
     return f"{name} {step.factor}: {step.m}×{step.n} on {step.left} × ({step.n}, {step.right}), {how}"
 

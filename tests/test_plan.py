@@ -71,14 +71,14 @@ def test_every_split_and_form(shapes, dtype, monkeypatch):
                 check(np.abs((y if axis == -2 else y.T) - exact), scale, constant(dtype, K), dtype, "B3, B4 by plan")
 
 
-@pytest.mark.parametrize("form", ["panels", "gathered", "batched"])
+@pytest.mark.parametrize("form", ["panels", "row panels", "batched"])
 @pytest.mark.parametrize("dtype", ["float32", "complex128"])
 def test_forms_of_a_step(form, dtype):
     """One factor in the middle: all forms give the same within γ_n."""
     rng = np.random.default_rng(1)
     for left, m, n, right in ((5, 20, 17, 70), (1, 16, 32, 200), (3, 4, 6, 64)):
         F, y = normal(rng, (m, n), dtype), normal(rng, (left, n, right), dtype)
-        step = plan.Step(0, m, n, left, right, form, {"panels": 32, "gathered": 2, "batched": 0}[form])
+        step = plan.Step(0, m, n, left, right, form, {"panels": 32, "row panels": 8, "batched": 0}[form])
         found = kron._step(F, step, y, None).reshape(left, m, right)
         scale = np.abs(F) @ np.abs(y)
         check(np.abs(found - np.matmul(ref.wide(F), ref.wide(y))), scale, constant(dtype, n), dtype, "B3 a step")
@@ -91,7 +91,7 @@ def test_forms_of_a_step(form, dtype):
 
 def test_sizes_choose_the_forms():
     assert plan.step(0, 64, 64, 64, 1).form == "from the right" and plan.step(0, 64, 64, 1, 16).form == "from the left"
-    assert plan.step(0, 64, 64, 64, 16).form == "batched" and plan.step(0, 256, 256, 256, 16).form == "gathered"
+    assert plan.step(0, 64, 64, 64, 16).form == "batched" and plan.step(0, 256, 256, 256, 16).form == "row panels"
     assert plan.step(0, 64, 64, 1, 1024).form == "panels" and plan.step(0, 8, 8, 4096, 1).form == "rows"
     assert not plan.chain(((8, 8),) * 4, 1, 16, "d").split and plan.chain(((8, 8),) * 6, 1, 16, "d").split
     assert len(plan.chain(((2, 2),) * 16, 1, 16, "d", True).groups) < 8

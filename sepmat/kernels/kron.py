@@ -264,21 +264,19 @@ def _rows(F: Any, y: Any, out: Any, step: plan.Step) -> Any:
     return out
 
 
-def _gathered(F: Any, y: Any, out: Any, step: plan.Step) -> Any:
-    """F on w slices (n, right) of y at a time, side by side: a large F meets too few columns in each of them."""
+def _row_panels(F: Any, y: Any, out: Any, step: plan.Step) -> Any:
+    """w rows of F at a time, where y_l has so few columns that OpenBLAS would rather pack F than multiply by it."""
     _, m, n, left, right, _, w, _ = step
-    columns, result = _spaced(n, w * right, y.dtype), _spaced(m, w * right, y.dtype)
-    sources, targets = columns.reshape(n, w, right), result.reshape(m, w, right)
-    y, slices = y.reshape(left, n, right), out.reshape(left, m, right)
-    for i in range(0, left, w):
-        k = min(w, left - i)
-        np.copyto(sources[:, :k], y[i : i + k].transpose(1, 0, 2))
-        np.matmul(F, columns[:, : k * right], out=result[:, : k * right])
-        np.copyto(slices[i : i + k].transpose(1, 0, 2), targets[:, :k])
+    F = np.ascontiguousarray(F) if left >= 16 else F  # 2048×256 by columns on 256 slices: 40 in place of 28 ms
+    y, rows, full = y.reshape(left, n, right), out.reshape(left, m, right), m // w * w
+    panels = rows[:, :full].reshape(left, full // w, w, right)
+    np.matmul(F[:full].reshape(full // w, w, n), y[:, None], out=panels)
+    if full < m:
+        np.matmul(F[full:], y, out=rows[:, full:])
     return out
 
 
-_ROUTES = {"panels": _panels, "rows": _rows, "gathered": _gathered}
+_ROUTES = {"panels": _panels, "rows": _rows, "row panels": _row_panels}
 
 
 def _in_slabs(factors: Sequence[Any], p: plan.Chain, x: Any) -> Any:

@@ -95,12 +95,11 @@ LARGE_RATE = {4: 220e9, 8: 86e9}
 SMALL_PANEL = 150e9  # bytes of y and the result per second beside the multiplications
 LARGE_PANEL = 40e9
 PANEL = 128  # columns of a panel
+NARROW_PANEL = 8  # rows. 256×256 on 256 × (256, 16), float64: 5.3 ms in panels of rows, 9.7 in a GEMM for each; 64×512 on (512, 64): 44, 57 µs
 FAST_LANE = 10**6  # m n k of a GEMM that OpenBLAS does without packing
 CALL = 20e-9  # one GEMM of a batch: y of 4×16 and 8×16 in panels against one of 4×16384
 STEP = 2e-6  # one call from Python with its views
 NARROW = 0.8e-9  # a number of y when y (·, n) meets Fᵀ from the right, times 1/n: n = 2 1.0, 4 0.5, 8 0.3 ns in all
-RUN = 4e-9  # one run of a strided copy: gathering (c, n, r) into (n, c r) costs 4 ns a run and 0.15 ns a number
-GATHERED = 0.15e-9
 CACHE = 2**20  # bytes of L2: what is larger pays COPY at every step
 SHARED_CACHE = 2**24  # bytes that L3 holds for us
 COPY_CACHED = 1 / 90e9  # six 8×8 on one vector of 2 MB: 0.46 ns a number and factor, 0.28 in L2
@@ -123,7 +122,7 @@ class Step(NamedTuple):
     left: int
     right: int
     form: str  # one of FORMS
-    width: int  # columns of a panel, slices that are gathered, or 0
+    width: int  # columns or rows of a panel, or 0
     gap: bool = False  # whether rows of the result are spaced out for the next step
 
     @property
@@ -143,7 +142,7 @@ FORMS = {
     "from the left": "F y, one GEMM",
     "batched": "F y_l, a GEMM for each l",
     "panels": "F y in panels of columns",
-    "gathered": "F on several y_l side by side",
+    "row panels": "F y_l in panels of rows of F",
 }
 ROWS = 64  # rows of a panel
 
@@ -153,8 +152,10 @@ def step(factor: int, m: int, n: int, left: int, right: int) -> Step:
     if right == 1:
         many = left >= 4 * ROWS and m * n <= MERGED
         return Step(factor, m, n, left, 1, "rows" if many else "from the right", ROWS if many else 0)
-    if left > 1 and m * n * right > FAST_LANE and right <= PANEL:
-        return Step(factor, m, n, left, right, "gathered", min(left, 4 * PANEL // right))
+    if m * n * right > FAST_LANE and right <= PANEL // (2 if left == 1 else 1):
+        w = 2 ** (FAST_LANE // (n * right)).bit_length() // 2
+        if w >= NARROW_PANEL:
+            return Step(factor, m, n, left, right, "row panels", w)
     w = min(PANEL, 2 ** (FAST_LANE // max(1, m * n)).bit_length() // 2)
     if 16 <= n <= PANEL and 32 <= w < right:
         return Step(factor, m, n, left, right, "panels", w)
@@ -171,17 +172,16 @@ def seconds(step: Step, kind: str, cached: bool = False) -> float:
         calls, columns, extra = 1, left, NARROW * left
     if form in ("panels", "rows"):
         calls, columns = -(-left * right // w), w
-    elif form == "gathered":
-        calls, columns = -(-left // w), w * right
-        extra = (m + n) * left * RUN + step.numbers * GATHERED * size / 8
-    small = m * n * columns <= FAST_LANE and form != "from the right"
+    elif form == "row panels":
+        calls = left * -(-m // w)
+    small = (m * n * columns <= FAST_LANE or form == "row panels") and form != "from the right"
     rate, panel = (SMALL_RATE, SMALL_PANEL) if small else (LARGE_RATE, LARGE_PANEL)
     moved = step.numbers * size
     if not cached and moved > CACHE:
         extra += moved * (COPY if moved > SHARED_CACHE else COPY_CACHED)
     if not cached and m * left * right * size >= LARGE_ARRAY:
         extra += m * left * right * size * FRESH
-    packed = (calls if form != "rows" else 1) * m * n * size / SMALL_PANEL
+    packed = {"rows": 1, "row panels": left}.get(form, calls) * m * n * size / SMALL_PANEL
     return STEP + calls * CALL + packed + moved / panel + step.flops * REAL[kind] / rate[real] + extra
 
 
