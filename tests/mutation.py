@@ -204,7 +204,8 @@ class Runner:
         log = self.options.reach.with_suffix(".tried") if self.options.reach else None
         known = dict(map(json.loads, log.read_text().splitlines())) if log and log.exists() else {}
         start = time.monotonic()
-        jobs = [(k, every[k]) for k in chosen if str(k) not in known]
+        done = {k for k, verdict in known.items() if verdict == "killed" or not self.options.again}
+        jobs = [(k, every[k]) for k in chosen if str(k) not in done and (not self.options.again or str(k) in known)]
         parts = [jobs[i :: self.options.jobs] for i in range(self.options.jobs)]
         found = concurrently([lambda part=part: self.judged(part, by_name, reached, live, log) for part in parts])
         known |= {str(k): verdict for part in found for k, verdict in part.items()}
@@ -384,6 +385,9 @@ def main():
     parser.add_argument("--jobs", type=int, default=1, help="mutants at a time")
     parser.add_argument(
         "--seconds", type=float, default=math.inf, help="stop after this time; the same command goes on"
+    )
+    parser.add_argument(
+        "--again", action="store_true", help="only those that survived, with another budget or better tests"
     )
     parser.add_argument("--reach", type=pathlib.Path, help="file that keeps which test calls which function")
     parser.add_argument("--tests", nargs="+", default=["tests"], help="tests to choose from (default: all)")

@@ -1,6 +1,8 @@
 """What mutation testing showed to be untested: each line here fails for a mutant that every other test let live."""
 
 import math
+import pathlib
+import tempfile
 
 import numpy as np
 import pytest
@@ -33,6 +35,7 @@ def test_empty_right_hand_sides_and_empty_matrices():
     assert sm.factorize(sm.Dense(np.zeros((0, 0)))).rcond == 1.0
     zero = sm.nearest_separated(np.zeros((4, 4), "float32"), ((2, 2), (2, 2)), tol=1e-3)
     assert dtype_of(zero.matrix) == "float32" and zero.iterations == 0
+    assert dtype_of(sm.nearest_low_rank(np.zeros((0, 3), "float32"), 1).matrix) == "float32"
 
 
 def test_the_smallest_rank_of_a_sequence_that_misses():
@@ -46,6 +49,17 @@ def test_the_error_of_an_exponential_is_relative():
     assert sm.expm(A, 1e-9).relative_error < 1e-9
 
 
+def tensor(a):
+    return pytest.importorskip("torch").asarray(np.array(a))
+
+
+def loaded(header):
+    with tempfile.TemporaryDirectory() as folder:
+        file = pathlib.Path(folder) / "a.safetensors"
+        file.write_bytes(len(header).to_bytes(8, "little") + header)
+        return sm.load(file)
+
+
 REFUSED = {
     "approximate: seed: a str": lambda: sm.approximate(np.eye(4), 8, seed="x"),
     "approximate: structures: a int": lambda: sm.approximate(np.eye(4), 8, structures=5),
@@ -53,7 +67,15 @@ REFUSED = {
     "expm: max_condition: 0.1": lambda: sm.expm(sm.KroneckerSum(np.eye(2), np.eye(3)), 1e-6, max_condition=0.1),
     "norm: A: no closed form of ord=2": lambda: sm.norm(sm.LowDisplacementRank(np.eye(3), np.eye(3)), 2),
     "Identity: like: a str": lambda: sm.Identity(3, like="x"),
-    "als_solve: F: mixed libraries": lambda: sm.als_solve(SUM, SUM.map(pytest.importorskip("torch").asarray), rank=1),
+    "als_solve: F: mixed libraries": lambda: sm.als_solve(SUM, SUM.map(tensor), rank=1),
+    "eigvals: size": lambda: sm.eigvals(sm.KroneckerSum(*[np.eye(1000)] * 5)),
+    "diagonal: size": lambda: sm.diagonal(sm.Identity(10**13)),
+    "exponential_sum: terms: 0": lambda: sm.exponential_sum(10.0, terms=0),
+    "inner: B: a int": lambda: sm.inner(SUM, 3),
+    "inner: A: a int": lambda: sm.inner(3, SUM),
+    "convert: A: Kronecker(2×2 ⊗ 2×2): no rule": lambda: sm.displacement_form(sm.Kronecker(np.eye(2), np.eye(2))),
+    "load: header: a str": lambda: loaded(b'"abc"'),
+    "load: header: 2 entries": lambda: loaded(b"[1,2]"),
 }
 
 
