@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 pytest.importorskip("matplotlib")
@@ -237,6 +238,17 @@ def test_every_number_in_the_prose_is_in_the_record(name):
     for quoted in re.findall(r"\d*\.\d+", prose):
         digits = len(quoted.split(".")[1])
         assert any(round(value, digits) == float(quoted) for value in known), f"{quoted} is not in figures/{name}.json"
+
+
+@pytest.mark.parametrize("repeated", [False, True])
+def test_rounds_are_counted(repeated):
+    """One timer: every round has a sample of each call, and a sample that is not repeated is one call and no more."""
+    from studies import _peers
+
+    calls = []
+    seconds = _peers.rounds({"a": lambda: calls.append("a"), "b": int}, 7, np.random.default_rng(0), repeated=repeated)
+    assert {name: len(times) for name, times in seconds.items()} == {"a": 7, "b": 7}
+    assert len(calls) > 7 if repeated else len(calls) == 7
 
 
 def timeless(value):
