@@ -309,8 +309,10 @@ def test_sums_in_several_passes(rng, dtype, monkeypatch):
     import dataclasses
 
     q = dataclasses.replace(p, shapes=shapes, passes=tuple(made))
-    products = OnHost()
+    products, rooms = OnHost(), []
+    products.empty = lambda shape, dtype: rooms.append(shape) or OnHost.empty(shape, dtype)
     found = chain.separated(q, factors, None, x, -2, products)
+    assert rooms == [(3, 12, 4, 5), (3, 4, 2, 20), (1, 2, 3, 40)]  # one array for each term between the passes
     agrees(found, expected(factors, x, -2), shapes, 3, dtype, "sum on a device")
     assert [m.launches for m in products.modules.values()] == [1, 3, 1]
 
@@ -333,6 +335,7 @@ def test_packed_factors_are_not_copied(monkeypatch):
         together, products = real(stacks), OnHost()
         assert all(np.array_equal(a, b) for a, b in zip(stacks, together, strict=True))
         assert products._packed(together) and not products._packed(stacks)
+        assert products._packed(together[1:2]) == (terms == 1)  # the terms of a part are apart
         assert not products._packed([together[1], together[0]]) and not products._packed([F.mT for F in together])
         x = normal(rng, (256, 8**4), "float32")
         found = [rows.separated_matmul(F, None, x, -1, products) for F in (together, stacks)]
