@@ -6,13 +6,13 @@ Z_1 A − A Z_{-1} = P Qᵀ implies Z_{-1} A⁻¹ − A⁻¹ Z_1 = −(A⁻¹P)(
 
 import functools
 import math
-import warnings
 from typing import Any
 
 from . import _array, _check
 from ._array import Array
 from .displacement import LowDisplacementRank
-from .errors import ConditionWarning, PrecisionWarning
+from .errors import ConditionWarning, PrecisionWarning, warn
+from .generators import uncancelled
 from .inverse_generators import displaced_inverse, log_det_change, polished, times, toeplitz_inverse
 from .kernels.cauchy import Solved, displacement_solve, toeplitz_generators, toeplitz_solve
 from .linalg import Factorization, factorize, inverse, norm, singular, slogdet, solve
@@ -110,7 +110,8 @@ def _scaled(A: Displaced, plain: bool = True) -> tuple[Displaced, int]:
         return S.map(lambda a: _array.ldexp(a, -k)), k
     k, l = _array.exponent(S.g), _array.exponent(S.h)
     g, h = _array.ldexp(S.g, -k), _array.ldexp(S.h, -l)
-    return S._of(g=g, h=h, corner=S.shape, transposed=S.transposed), k + l
+    S = S._of(g=g, h=h, corner=S.shape, transposed=S.transposed)
+    return uncancelled(S) if plain else S, k + l
 
 
 def _power(A: StructuredMatrix, k: int) -> Array:
@@ -308,18 +309,16 @@ def _one_norm(A: Displaced) -> float:
 
 
 def _rough(A: StructuredMatrix, reached: float) -> None:
-    warnings.warn(
+    warn(
+        PrecisionWarning,
         f"solve: the residual with A ({A._name()}) is {reached:.0f} n u ‖A‖ ‖x‖ after refinement, not 1; use "
         "sm.solve(sm.Dense(A.to_dense()), b), or add s * Identity(n)",
-        PrecisionWarning,
-        stacklevel=5,
     )
 
 
 def _lossy(A: StructuredMatrix, rcond: float) -> None:
-    warnings.warn(
+    warn(
+        ConditionWarning,
         f"inverse: A ({A._name()}) has rcond {rcond:.1e}, and few digits of the inverse of a matrix of low displacement "
         "rank are left; use sm.factorize(A).solve(b), which refines",
-        ConditionWarning,
-        stacklevel=5,
     )

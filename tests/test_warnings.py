@@ -13,6 +13,9 @@ T = sm.Toeplitz([4.0, 1.0, 0.5, 0.2])
 SUM = sm.Separated([r((3, 2, 2)), r((3, 2, 2))])
 TURN = sm.KroneckerSum(np.array([[0, 1.0], [-1, 0]]), np.zeros((2, 2)))
 SINGULAR = sm.KroneckerSum(np.diag([1.0, 0.0]), np.diag([1.0, 0.0]))
+E0 = np.array([[1.0], [0.0]])
+CANCELLING = sm.LowDisplacementRank(np.hstack((E0, E0)), np.hstack((E0, (1e-14 - 1) * E0)))
+SMOOTH = np.exp(-(np.arange(60.0) ** 2) / 18)
 
 CALLS = {
     "compress, tol": (sm.PrecisionWarning, lambda: sm.compress(SUM, tol=1e-17)),
@@ -26,6 +29,9 @@ CALLS = {
     "als_solve": (sm.ConvergenceWarning, lambda: sm.als_solve(SINGULAR, sm.Separated([np.ones((1, 2, 1))] * 2), tol=1e-6)),
     "power_iteration": (sm.ConvergenceWarning, lambda: sm.power_iteration(TURN, tol=1e-6)),
     "cg": (sm.ConvergenceWarning, lambda: interop.cg(T, np.arange(4.0), rtol=1e-13, maxiter=1)),
+    "solve": (sm.PrecisionWarning, lambda: sm.solve(CANCELLING, np.ones((2, 1)) / 3)),
+    "factorize": (sm.PrecisionWarning, lambda: sm.factorize(CANCELLING).solve(np.ones((2, 1)) / 3)),
+    "inverse": (sm.ConditionWarning, lambda: sm.inverse(sm.Toeplitz(SMOOTH + 1e-12 * np.eye(60)[0]))),
 }  # fmt: skip
 
 
