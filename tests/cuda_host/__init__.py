@@ -21,11 +21,15 @@ MISSING = None if shutil.which("g++") else "no g++: the kernels cannot be compil
 
 
 def compile_kernels(specs, output, flags=("-O2",), source=SOURCE, program=False):
-    """All specialisations in one translation unit: a library, or a program of one launch (main.hpp)."""
+    """All specialisations in one translation unit: a library, or a program of one launch (main.hpp).
+
+    source: the kernel, or {entry: kernel} where they differ.
+    """
     unit = ['#include "shim.hpp"']
     for spec in specs:
         unit += [f"#define {name} {value}" for name, value in spec.defines.items()]
-        unit += [f'#include "{source}"', f"CUDA_HOST_KERNEL(in_{spec.entry}, {spec.entry});"]
+        text = source[spec.entry] if isinstance(source, dict) else source
+        unit += [f'#include "{text}"', f"CUDA_HOST_KERNEL(in_{spec.entry}, {spec.entry});"]
         unit += [f"#undef {name}" for name in spec.defines]
     unit += ['#include "main.hpp"'] if program else []
     text = output.with_suffix(".cpp")
