@@ -74,6 +74,11 @@ REFUSED = {
     "inner: B: a int": lambda: sm.inner(SUM, 3),
     "inner: A: a int": lambda: sm.inner(3, SUM),
     "convert: A: Kronecker(2×2 ⊗ 2×2): no rule": lambda: sm.displacement_form(sm.Kronecker(np.eye(2), np.eye(2))),
+    "inverse: A": lambda: sm.inverse(sm.MultilevelCirculant(np.zeros((2, 2)))),
+    "norm: A: no closed form of ord=2 for Multi": lambda: sm.norm(
+        sm.MultilevelToeplitz(np.ones((3, 3)), ((2, 2), (2, 2))), 2
+    ),
+    "factor_shapes: rank: 0": lambda: sm.factor_shapes(np.eye(4), rank=0),
     "load: header: a str": lambda: loaded(b'"abc"'),
     "load: header: 2 entries": lambda: loaded(b"[1,2]"),
 }
@@ -84,6 +89,26 @@ def test_who_refuses(message):
     with pytest.raises(sm.SepmatError) as caught:
         REFUSED[message]()
     assert str(caught.value).startswith(message)
+
+
+def test_scales_that_are_odd_powers_of_two():
+    M = rng(2).standard_normal((5, 4))
+    for k in (101, -101, 3):
+        found = sm.nearest_low_rank(M * 2.0**k, 4).matrix.to_dense() / 2.0**k
+        np.testing.assert_allclose(found, M, rtol=0, atol=1e-14)
+    for k in (400, -400):
+        S = sm.Separated([2.0**k * F for F in SUM.factors], [1.0, -2.0])
+        plain = sm.Separated(SUM.factors, [1.0, -2.0])
+        assert float(sm.norm(S)) == pytest.approx(float(sm.norm(plain)) * 2.0 ** (2 * k), rel=1e-13)
+
+
+def test_small_things():
+    """A cycle of no numbers, the transpose of a transpose, the number of steps of a fit."""
+    assert sm.shift(0).shape == (0, 0)
+    A = sm.Toeplitz([1.0, 2.0], [1.0, 3.0])
+    assert A.T.T is A
+    steps = sm.compress(sm.Separated([rng(k).standard_normal((4, 3, 3)) for k in range(3)]), rank=2).iterations
+    assert isinstance(steps, int) and steps > 0
 
 
 def test_a_fit_of_a_tensor_has_no_gradient():
