@@ -272,7 +272,7 @@ def test_gradients(shapes, terms, on_torch):
 
 
 @pytest.mark.slow  # the compiler of a device takes its time
-@pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores")  # it would like to round
+@pytest.mark.filterwarnings("ignore")  # of torch, about what it traces, and that it would like to round
 def test_compiled_in_one_graph(on_torch):
     torch = on_torch
     factors, x, truth = problem(power(8, 3), 16, 0, "float32")
