@@ -18,6 +18,7 @@ from pathlib import Path
 
 SIDES = 32  # the largest m_i, n_i: a mode is unrolled, and 64 × 64 does not fit in registers
 SHARED_LIMIT = 232_448  # bytes of shared memory a block may have, compute capability 9.0 and 10.0
+PAIR_LIMIT = SHARED_LIMIT // 2 - 1024  # that leave room for a second block, which computes while this one loads
 PADS = (64, 32, 16, 8)  # a hole after so many entries of a buffer keeps the threads of a warp in different banks
 BANK_ROW = 128  # bytes of shared memory that one warp reads at once, if no two threads want the same bank
 AHEAD = 128  # bytes of x, or of a factor, that a thread reads before it uses them
@@ -226,20 +227,20 @@ def specialise(
     kind = kind or ("one" if terms == 1 else "sum")
     if dtype not in C_TYPES or not shapes or not all(1 <= side <= SIDES for shape in shapes for side in shape):
         return None
-    for width in _widths(inner):
-        spec = _choice(tuple((m, n) for m, n in shapes), dtype, width, terms, kind)
-        padded = [s for pad in PADS if (s := dataclasses.replace(spec, pad=pad)).shared_bytes <= SHARED_LIMIT]
-        if padded:
-            return min(padded, key=lambda s: s.wavefronts)
+    for room in (PAIR_LIMIT, SHARED_LIMIT) if inner > 1 else (SHARED_LIMIT,):
+        for width in _widths(inner, 4 if dtype == "float32" else 8):
+            spec = _choice(tuple((m, n) for m, n in shapes), dtype, width, terms, kind)
+            padded = [s for pad in PADS if (s := dataclasses.replace(spec, pad=pad)).shared_bytes <= room]
+            if padded:
+                return min(padded, key=lambda s: s.wavefronts)
     return None
 
 
-def _widths(inner: int) -> list[int]:
-    """Trailing entries of a tile, best first: all up to 64; else 64, 32 or 16, whichever leaves the fewest idle."""
-    if inner <= 16:
-        return [inner]
-    whole = [inner] if inner <= 64 else []
-    return whole + sorted({64, 32, 16} - {w for w in (64, 32) if w > inner}, key=lambda w: (-(-inner // w) * w, -w))
+def _widths(inner: int, itemsize: int) -> list[int]:
+    """Trailing entries of a tile, best first: all up to 256 bytes; else 256, 128 or 64 bytes, whichever leaves the fewest idle."""
+    whole = [inner] if inner * itemsize <= 256 else []
+    parts = [w for w in (256 // itemsize, 128 // itemsize, 64 // itemsize) if w < inner]
+    return whole + sorted(parts, key=lambda w: (-(-inner // w) * w, -w))
 
 
 def _choice(shapes: tuple[tuple[int, int], ...], dtype: str, inner: int, terms: int, kind: str) -> Specialisation:
