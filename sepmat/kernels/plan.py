@@ -275,10 +275,11 @@ def chain(
     groups = tuple((i, i + 1) for i in range(len(shapes)))
     best = _best(groups, shapes, left, right, kind, block)
     if merge and len(shapes) > 1 and 0 not in (n for s in shapes for n in s):
-        candidate = _groups(shapes, left, right, kind)
-        merged = merged_shapes(shapes, candidate)
-        other = _best(candidate, merged, left, right, kind, block)
-        best = min(best, other, key=lambda c: c.seconds)
+        for cached in (False, True):
+            candidate = _groups(shapes, left, right, kind, cached)
+            merged = merged_shapes(shapes, candidate)
+            other = _best(candidate, merged, left, right, kind, block)
+            best = min(best, other, key=lambda c: c.seconds)
     return best
 
 
@@ -287,7 +288,9 @@ def merged_shapes(shapes: Sequence[tuple[int, int]], groups: Sequence[tuple[int,
     return tuple((math.prod(s[0] for s in shapes[i:j]), math.prod(s[1] for s in shapes[i:j])) for i, j in groups)
 
 
-def _groups(shapes: Sequence[tuple[int, int]], left: int, right: int, kind: str) -> tuple[tuple[int, int], ...]:
+def _groups(
+    shapes: Sequence[tuple[int, int]], left: int, right: int, kind: str, cached: bool
+) -> tuple[tuple[int, int], ...]:
     """Neighbours to multiply out, by dynamic programming over the first factors, for the order from last to first."""
     d = len(shapes)
     best: list[tuple[float, tuple[tuple[int, int], ...]]] = [(0.0, ())]
@@ -299,7 +302,7 @@ def _groups(shapes: Sequence[tuple[int, int]], left: int, right: int, kind: str)
             if j - i > 1 and m * n > MERGED:
                 break
             before = left * math.prod(s[1] for s in shapes[:i])
-            cost = seconds(step(i, m, n, before, after), kind)
+            cost = seconds(step(i, m, n, before, after), kind, cached)
             found.append((best[i][0] + cost, (*best[i][1], (i, j))))
         best.append(min(found))
     return best[d][1]
@@ -431,7 +434,11 @@ def stacked(shapes: Sequence[tuple[int, int]], terms: int, left: int, right: int
 # (0.3), 1.0 (0.9).
 TRANSFORM = 6e-6  # what a product by FFT costs beside its transforms: circulant, n = 64
 PADDING = 1.5e-6  # and more where x is padded: Toeplitz, n = 64
-SUM_OF_TRANSFORMS = 24e-6  # the same for W(G, H); its products between the transforms take as long as these
+SUM_OF_TRANSFORMS = 20e-6  # the same for W(G, H), whose transforms stand in stacks of terms: faster for one vector, and
+SUM_ONE = (
+    1.4  # slower for many, with the products between them. n = 1024: one vector 30, 41, 101 µs with 1, 4, 16 terms,
+)
+SUM_MANY = 0.8  # 64 rows 0.64, 1.6, 5.8 ms
 FFT_ONE = 8.5e9  # flop/s of a transform of one vector: n = 1024 in 3.0 µs, both precisions
 FFT_MANY = {4: 23e9, 8: 13e9}  # of 64 rows of 1024, by the size of a real number
 DENSE_CALL = 1.2e-6
@@ -484,9 +491,10 @@ def transform(m: int, n: int, length: int, vectors: int, kind: str, transforms: 
     size, real = SIZE[kind], SIZE[kind] // (2 if REAL[kind] == 4 else 1)
     fixed = TRANSFORM + (PADDING if length > max(m, n) else 0.0)
     one, rate = transforms * fft_cost(length, kind), FFT_MANY[real]
+    single = FFT_ONE
     if transforms > 2:
-        fixed, rate = SUM_OF_TRANSFORMS, rate / 2
-    fast = fixed + vectors * one / (FFT_ONE if vectors < 4 else rate)
+        fixed, rate, single = SUM_OF_TRANSFORMS, SUM_MANY * rate, SUM_ONE * single
+    fast = fixed + vectors * one / (single if vectors < 4 else rate)
     dense = DENSE_CALL + m * n * size / GEMV
     if vectors > 1:
         dense += 2 * m * n * vectors * REAL[kind] / LARGE_RATE[real]
