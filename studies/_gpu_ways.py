@@ -12,8 +12,9 @@ import string
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from sepmat.kernels.kron import laid_out, merged, stacks_laid_out
 from studies._gpu_problem import Problem, Way
-from studies._gpu_routes import KERNEL, MERGED, forced
+from studies._gpu_routes import KERNEL, MERGED, forced, route
 
 OURS, AGAIN = "sepmat", "sepmat again"
 MATMUL, LINEAR_OPERATOR, PEFT = "cupy.matmul chain", "linear_operator", "PEFT LoKr"
@@ -54,6 +55,14 @@ def _matrix(p: Problem, factors: Sequence[Any]) -> Any:
     import sepmat as sm
 
     return sm.Separated(list(factors)) if p.summed else sm.Kronecker(*factors)
+
+
+def fixed(p: Problem, which: str) -> Callable[[Any], Any]:
+    """A route that is forced, its factors multiplied out and laid out beforehand, as the library remembers them."""
+    case = p.case
+    groups = route(which, case.shapes, case.rows, case.dtype, case.terms if p.summed else 1).groups
+    factors = (stacks_laid_out if p.summed else laid_out)(merged(p.factors, groups))
+    return lambda x: forced(which, factors, x, -1, p.summed)
 
 
 def chain(xp: Any, factors: Sequence[Any], x: Any) -> Any:
@@ -99,7 +108,7 @@ def chains(p: Problem) -> Iterator[Way]:
     """One Kronecker product."""
     cupy, torch = p.device.cupy, p.device.torch
     for name in (KERNEL, MERGED):
-        yield Way(name, "cupy", lambda name=name: lambda x: forced(name, p.factors, x, -1, p.summed))
+        yield Way(name, "cupy", functools.partial(fixed, p, name))
     yield Way(MATMUL, "cupy", lambda: lambda x: chain(cupy, p.factors, x))
     optimised = functools.partial(cupy.einsum, optimize=True)
     yield Way("cupy.einsum", "cupy", lambda: contracted(p, optimised, p.factors))
@@ -119,7 +128,7 @@ def sums(p: Problem) -> Iterator[Way]:
     """A sum of Kronecker products."""
     cupy, torch = p.device.cupy, p.device.torch
     for name in (KERNEL, MERGED):
-        yield Way(name, "cupy", lambda name=name: lambda x: forced(name, p.factors, x, -1, p.summed))
+        yield Way(name, "cupy", functools.partial(fixed, p, name))
     terms = list(zip(*p.factors, strict=True))
     yield Way(MATMUL, "cupy", lambda: lambda x: sum(chain(cupy, t, x) for t in terms))
     optimised = functools.partial(cupy.einsum, optimize=True)

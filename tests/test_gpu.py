@@ -18,6 +18,7 @@ import sepmat as sm
 from sepmat._bounds import BOUNDS, componentwise
 from sepmat.kernels.cuda import launch
 from sepmat.kernels.cuda.specialise import specialise
+from sepmat.kernels.kron import laid_out
 from studies import _gpu_cases, _gpu_check, _gpu_data, _gpu_device, _gpu_routes, _gpu_tools, _study
 from studies._gpu_cases import Check, power
 from studies._gpu_routes import KERNEL, MERGED
@@ -215,12 +216,8 @@ def test_cupy_graph(machine):
     """The kernel is captured once and replayed on other numbers; nothing in it waits or asks for memory of the system."""
     cupy = machine.cupy
     factors, new, truth = problem(power(8, 4), 16, 0, "float32")
-    F, x, stream = (
-        [cupy.asarray(F) for F in factors],
-        cupy.zeros(new.shape, "float32"),
-        cupy.cuda.Stream(non_blocking=True),
-    )
-    late = cupy.asarray(new)
+    F, stream = laid_out([cupy.asarray(F) for F in factors]), cupy.cuda.Stream(non_blocking=True)
+    x, late = cupy.zeros(new.shape, "float32"), cupy.asarray(new)
     machine.synchronize()
     with stream:
         _gpu_routes.forced(KERNEL, F, x, -1, False)
