@@ -232,7 +232,9 @@ def specialise(
             spec = _choice(tuple((m, n) for m, n in shapes), dtype, width, terms, kind)
             padded = [s for pad in PADS if (s := dataclasses.replace(spec, pad=pad)).shared_bytes <= room]
             if padded:
-                return min(padded, key=lambda s: s.wavefronts)
+                best = min(padded, key=lambda s: s.wavefronts)
+                most = 128 if best.shared_bytes <= PAIR_LIMIT else 256  # the registers of two blocks must fit as well
+                return dataclasses.replace(best, threads=min(best.threads, most))
     return None
 
 
@@ -249,7 +251,7 @@ def _choice(shapes: tuple[tuple[int, int], ...], dtype: str, inner: int, terms: 
     groups = _groups(shapes, values)
     size = inner * max(math.prod(m for m, _ in shapes), math.prod(n for _, n in shapes))
     rows = max(1, 2048 // size)
-    threads = min(256, max(64, -(-rows * size // values // 32) * 32))
+    threads = max(64, -(-rows * size // values // 32) * 32)
     held = terms if terms * sum(m * n for m, n in shapes) <= 4096 else 1
     return Specialisation(dtype, shapes, inner, rows, kind, groups, values, threads, held=held)
 
