@@ -49,6 +49,10 @@ def test_the_error_of_an_exponential_is_relative():
     assert sm.expm(A, 1e-9).relative_error < 1e-9
 
 
+SHIFTED = sm.Separated([rng(1).standard_normal((3, 4, 4))] * 2)
+SPREAD = sm.KroneckerSum(np.diag([1.0, 2.0]), np.diag([1.0, 3.0]))
+
+
 def tensor(a):
     return pytest.importorskip("torch").asarray(np.array(a))
 
@@ -78,6 +82,8 @@ REFUSED = {
     "norm: A: no closed form of ord=2 for Multi": lambda: sm.norm(
         sm.MultilevelToeplitz(np.ones((3, 3)), ((2, 2), (2, 2))), 2
     ),
+    "schulz_inverse: start: ‖I − A X_0‖ = 1.2": lambda: sm.schulz_inverse(SPREAD, 1e-6, start=0.5),
+    "A - B: B: a int": lambda: 3 - sm.Dense(np.eye(2)),
     "factor_shapes: rank: 0": lambda: sm.factor_shapes(np.eye(4), rank=0),
     "load: header: a str": lambda: loaded(b'"abc"'),
     "load: header: 2 entries": lambda: loaded(b"[1,2]"),
@@ -109,6 +115,48 @@ def test_small_things():
     assert A.T.T is A
     steps = sm.compress(sm.Separated([rng(k).standard_normal((4, 3, 3)) for k in range(3)]), rank=2).iterations
     assert isinstance(steps, int) and steps > 0
+
+
+def test_algebra_of_rarer_pairs():
+    r = rng(5).standard_normal
+    W, D, C = sm.LowDisplacementRank(r((4, 1)), r((4, 1))).T, sm.Dense(r((4, 4))), sm.Circulant(r(4))
+    inverse = sm.Inverse(D)
+    for A, expected in (
+        (W @ C, W.to_dense() @ C.to_dense()),
+        (2 * inverse + 3 * inverse, 5 * np.linalg.inv(D.to_dense())),
+        (D.__rsub__(C), C.to_dense() - D.to_dense()),
+    ):
+        np.testing.assert_allclose(A.to_dense(), expected, rtol=1e-11, atol=1e-12)
+    K = sm.KroneckerSum(r((2, 2)), r((3, 3)), r((2, 2)))
+    for x in (r((12, 5)), r((2, 12, 3))):
+        np.testing.assert_allclose(
+            K @ x if x.ndim == 2 else K.apply(x, axis=1), K.to_dense() @ x, rtol=1e-12, atol=1e-12
+        )
+
+
+def test_power_iteration_keeps_its_rank():
+    assert sm.power_iteration(sm.laplacian(4, 2) + SHIFTED, rank=1).vector.terms == 1
+    assert sm.power_iteration(sm.laplacian(4, 2) + SHIFTED, rank=3).vector.terms > 1
+
+
+def test_the_command_line_by_default(tmp_path, capsys):
+    """A tenth of the entries, and never less than two terms of rank one; one panel for one matrix."""
+    from sepmat.__main__ import main
+
+    np.save(tmp_path / "M.npy", rng(3).standard_normal((6, 5)))
+    arguments = ["approximate", str(tmp_path / "M.npy"), "--structures", "low_rank"]
+    assert main([*arguments, "--plot", str(tmp_path / "M.png")]) == 0
+    first = capsys.readouterr().out
+    assert main([*arguments, "--max-parameters", "22"]) == 0
+    assert [line for line in first.splitlines() if "Low" in line] == [
+        line for line in capsys.readouterr().out.splitlines() if "Low" in line
+    ]
+    assert (tmp_path / "M.png").stat().st_size > 1000
+
+
+def test_a_factor_alone_is_not_multiplied_out():
+    assert "multiplied out" not in str(sm.explain(sm.Kronecker(np.eye(40), np.eye(50)), np.ones((2000, 1))))
+    assert "factors 0 to 2 multiplied out" in str(sm.explain(sm.Kronecker(*[np.eye(3)] * 5), np.ones((243, 1))))
 
 
 def test_a_fit_of_a_tensor_has_no_gradient():
