@@ -214,9 +214,10 @@ def timings(cases: Numbers) -> str:
         floor, part = case["seconds of the floor"], share(case)
         row = [name, f"{1e6 * floor:.1f}" if floor else "–", cell(case, OURS), f"{part:.0%}" if part else "–"]
         launches = case["ways"].get(OURS, {}).get("launches")
-        last = [str(launches or ""), case.get("plan") or case.get("out", "")]
+        plan = f"{case['plan']}, {1e6 * case['expected']:.0f}" if "plan" in case else case.get("out", "")
+        last = [str(launches or ""), plan]
         rows.append([*row, *(cell(case, way) for way in ways), *last])
-    return _study.table(["case", "floor", OURS, "floor / time", *ways, "launches", "plan"], rows)
+    return _study.table(["case", "floor", OURS, "floor / time", *ways, "launches", "plan, expected"], rows)
 
 
 def cell(case: Numbers, way: str) -> str:

@@ -137,7 +137,7 @@ class Run:
             problem = _gpu_problem.Problem(case, self.device, seed)
         except Exception as error:  # noqa: BLE001  a case that cannot be made is said
             return found | {"out": brief(error), "ways": {}}
-        found |= {"inputs": len(problem.inputs), "plan": planned(case), "ways": {}}
+        found |= {"inputs": len(problem.inputs), "ways": {}} | planned(case)
         with warnings.catch_warnings():  # other packages warn of each other
             warnings.simplefilter("ignore")
             for way in _gpu_ways.ways(problem):
@@ -200,13 +200,15 @@ def grid(device: Device, every: int) -> dict[str, list[_gpu_cases.Check]]:
     return {name: kept[name][::every] for name in order}
 
 
-def planned(case: _gpu_cases.Case) -> str | None:
-    """The route that the plan of the library takes, where there is one."""
+def planned(case: _gpu_cases.Case) -> dict[str, Any]:
+    """The route that the plan of the library takes, and the seconds that it expects, where there is one."""
     if case.kind == "layer":
-        return str(layer.routes(case.shapes, case.terms, case.rows, case.dtype)[0].name)
+        route = layer.routes(case.shapes, case.terms, case.rows, case.dtype)[0]
+        return {"plan": route.name, "expected": route.seconds}
     if case.kind not in ("chain", "sum"):
-        return None
-    return str(_gpu_routes.route("", case.shapes, case.rows, case.dtype, case.terms).route)
+        return {}
+    p = _gpu_routes.route("", case.shapes, case.rows, case.dtype, case.terms)
+    return {"plan": p.route, "expected": p.seconds}
 
 
 def sources() -> dict[str, str]:
