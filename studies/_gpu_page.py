@@ -297,8 +297,9 @@ def plot(numbers: Numbers) -> Any:
         look = {"marker": "o", "linestyle": "", "markerfacecolor": "none", "markeredgecolor": _style.INK}
         axes.plot(*zip(*known, strict=True), label="FastKron, published, other GPU (A100)", **look)
     axes.axhline(1.0, color=_style.QUIET, linewidth=0.8)
-    axes.set_xticks(range(len(cases)), [n.replace(", M", "\nM").replace(", f", "\nf") for n in cases], fontsize=7.5)
+    axes.set_xticks(range(len(cases)), [n.replace(" · ", "\n").replace(", ", "\n") for n in cases], fontsize=7.5)
     axes.set_ylabel("floor of the machine / time")
     axes.set_title(f"Kronecker products on {numbers['environment']['gpu']}: share of what the machine allows")
-    axes.legend(ncols=2, fontsize=8)
+    axes.margins(x=0.01)
+    figure.legend(loc="outside lower center", ncols=6, fontsize=8)
     return figure
