@@ -143,8 +143,10 @@ class StructuredMatrix(Frozen, abc.ABC):
         With the default axis a batch of rows x of shape (..., n) becomes `x @ A.T` of shape (..., m).
         """
         x = _check.as_array(x, "apply", "x", like=self.arrays()[0])
-        if not x.ndim:
+        if not x.ndim or (axis == -1 and type(axis) is int):
             _check.check_length(x, -1, self.shape[1], self._name, "apply")
+            with _array.quiet():
+                return self._product(x, -1)
         if isinstance(axis, bool) or not isinstance(axis, numbers.Integral) or not -x.ndim <= axis < x.ndim:
             raise ArgumentError(
                 "apply", "axis", repr(axis), f"an integer from {-x.ndim} to {x.ndim - 1}", "Use one of the axes of x"
