@@ -14,6 +14,7 @@ from cases import normal
 from conftest import BACKENDS, check, host, namespace
 
 import sepmat as sm
+from sepmat import _array
 from sepmat._bounds import BOUNDS
 from sepmat.kernels import fourier
 from sepmat.kernels.kron import kron_matmul, kron_sum_matmul, order, separated_matmul
@@ -249,3 +250,16 @@ def test_out_of_memory_on_a_device_says_what_to_do(base, monkeypatch):
         with pytest.raises(expected, match=r"8 bytes; expected room for it\. Multiply fewer|^other$") as caught:
             kron_matmul((np.eye(6),), np.ones(6), -1)
         assert expected is base or caught.value.__cause__ is error
+
+
+def test_the_exponent_is_that_of_the_power_of_two(xp, rng):
+    """On every library the k with 2^k = power_of_two(x), over the whole range of the dtypes."""
+    for dtype in ("float32", "float64", "complex64", "complex128"):
+        top = 126 if dtype in ("float32", "complex64") else 1022
+        for e in range(-top - 20, top, 37):
+            x = (rng.standard_normal(3) * np.longdouble(2) ** e).astype(dtype)
+            x = xp.asarray(x * (1j if e % 2 and dtype[0] == "c" else 1))
+            assert 2.0 ** _array.exponent(x) == float(_array.power_of_two(x))
+        for special in ([0.0], [np.nan, 1.0], [np.inf], [], [-4.0, 1.0]):
+            x = xp.asarray(np.asarray(special).astype(dtype))
+            assert 2.0 ** _array.exponent(x) == float(_array.power_of_two(x))
