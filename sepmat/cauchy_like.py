@@ -155,7 +155,8 @@ def _inverted(A: Displaced, where: str) -> tuple[StructuredMatrix, float]:
         none = LowDisplacementRank._of(g=nothing, h=nothing, corner=A.shape, transposed=False)
         return (Product._of(factors=(S, none)) if isinstance(S, Hankel) else none), 1.0
     M, rcond, _ = _found(A, S, where, nothing)
-    return _polished(_scaled(A, plain=False)[0], M)._scale(_power(M, -k)), rcond
+    S = _scaled(A, plain=False)[0] if _array.attached(*A.arrays()) else S
+    return _polished(S, M)._scale(_power(M, -k)), rcond
 
 
 def _polished(S: Displaced, M: StructuredMatrix) -> StructuredMatrix:

@@ -62,6 +62,8 @@ def polished(A: Toeplitz | LowDisplacementRank, M: Any) -> LowDisplacementRank:
         build, columns, given = toeplitz_inverse, [_sheared(M.h, M.h)], [_sheared(M.h, P)]
     else:
         X, Y, P, Q = _backward(M.h, -1.0), 2 * _flip(_backward(M.g, 1.0)), A.g, 2 * _flip(A.h)
+        if M.terms != A.terms:  # M is of fewer ones that do not cancel
+            X, Y = times(M, _array.stop_gradient(P)), times(M.T, _array.stop_gradient(Q))
         R = _triangle(X)
         if R is not None:
             xp, S = A.xp, A.xp.linalg.inv(R)

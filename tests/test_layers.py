@@ -31,6 +31,7 @@ LAYERS = {
     "separated": (3, 3),
     "algebra": (3, 4),
     "displacement": (3, 2),
+    "generators": (3, 3),
     "inverse_generators": (3, 3),
     "cauchy_like": (3, 4),
     "expressivity": (3, 3),
