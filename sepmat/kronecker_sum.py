@@ -21,7 +21,7 @@ from .kronecker import (
     outer,
     same_dtype,
 )
-from .linalg import diagonal, eigvals, log_product, norm, slogdet, solve, trace
+from .linalg import diagonal, eigvals, log_product, lstsq, norm, slogdet, solve, trace
 from .matrix import Scaled, StructuredMatrix, structure
 
 __all__ = ["KroneckerSum"]
@@ -212,3 +212,6 @@ def _back_substitute(T: Sequence[Array], b: Array, shift: Array) -> Array:
             right = right - xp.reshape(T[0][i : i + 1, i + 1 :] @ later, right.shape)
         solved.append(_back_substitute(rest, right, shift + T[0][i, i]))
     return xp.concat(solved[::-1], axis=0)
+
+
+lstsq.ways[KroneckerSum] = "Use sm.solve(A, b) if A is not singular, or sm.lstsq(sm.Dense(A.to_dense()), b)"

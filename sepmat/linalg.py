@@ -58,6 +58,7 @@ class OpenFunction:
         self._front = front
         self._two_ways = two_ways
         self.rules: dict[type, Callable[..., Any]] = {}
+        self.ways: dict[type, str] = {}  # out, for classes that have better ones than the others
 
     def register(self, rule: Rule) -> Rule:
         cls = next(iter(inspect.signature(rule, eval_str=True).parameters.values())).annotation
@@ -94,7 +95,8 @@ class OpenFunction:
             if self.rules
             else "a class with a rule: none yet"
         )
-        return UnsupportedError(self.__name__, "A", f"{why} for {A._name()}", can, self._two_ways)
+        ways = self.ways.get(type(A), self._two_ways)
+        return UnsupportedError(self.__name__, "A", f"{why} for {A._name()}", can, ways)
 
     __name__: str
 

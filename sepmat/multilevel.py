@@ -462,3 +462,9 @@ def _(A: MultilevelToeplitz, ord: Any) -> Array:
 
 
 factorize.rules[MultilevelCirculant] = factorize_as_solve
+# the generators of two levels and more do not stay few in an elimination; circulants precondition well
+solve.ways[MultilevelToeplitz] = (
+    "Use sm.interop.cg (gmres if it is not positive definite) with M=sm.inverse(sm.strang(A)), "
+    "or sm.solve(sm.Dense(A.to_dense()), b)"
+)
+lstsq.ways[MultilevelToeplitz] = "Use sm.interop.lsmr(A, b), or sm.lstsq(sm.Dense(A.to_dense()), b)"

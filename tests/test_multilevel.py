@@ -159,6 +159,22 @@ def test_bad_input():
         sm.solve(sm.MultilevelCirculant([[np.nan, 1.0]]), np.ones(2))
 
 
+def test_the_way_to_solve_with_two_levels_is_named(rng):
+    """And it works: the nearest circulant preconditions."""
+    decay = 0.5 ** np.abs(np.arange(-5.0, 6.0))
+    A, b = sm.MultilevelToeplitz(np.multiply.outer(decay, decay)), rng.standard_normal(36)
+    with pytest.raises(
+        sm.UnsupportedError, match=r"solve: .* Use sm.interop.cg .* with M=sm.inverse\(sm.strang\(A\)\)"
+    ):
+        sm.solve(A, b)
+    found = sm.interop.cg(A, b, rtol=1e-10, M=sm.inverse(sm.strang(A)))
+    assert found.converged and found.iterations < 36
+    with pytest.raises(sm.UnsupportedError, match=r"lstsq: .* Use sm.interop.lsmr"):
+        sm.lstsq(A, b)
+    with pytest.raises(sm.UnsupportedError, match=r"lstsq: .* Use sm.solve\(A, b\) if A is not singular"):
+        sm.lstsq(sm.KroneckerSum(np.eye(2), np.eye(3)), np.ones(6))
+
+
 def test_half_precision_has_no_fft_of_its_own():
     torch = pytest.importorskip("torch")
     c = torch.asarray(np.random.default_rng(0).standard_normal((4, 5)))
