@@ -120,9 +120,11 @@ def test_small_things():
 def test_algebra_of_rarer_pairs():
     r = rng(5).standard_normal
     W, D, C = sm.LowDisplacementRank(r((4, 1)), r((4, 1))).T, sm.Dense(r((4, 4))), sm.Circulant(r(4))
-    inverse = sm.Inverse(D)
+    inverse, Z = sm.Inverse(D), sm.SkewCirculant(r(4))
     for A, expected in (
         (W @ C, W.to_dense() @ C.to_dense()),
+        (W @ Z, W.to_dense() @ Z.to_dense()),
+        (W.T @ Z, W.to_dense().T @ Z.to_dense()),
         (2 * inverse + 3 * inverse, 5 * np.linalg.inv(D.to_dense())),
         (D.__rsub__(C), C.to_dense() - D.to_dense()),
     ):
@@ -203,3 +205,23 @@ def test_numbers_for_people():
 
     assert [_count(x)[-1] for x in (1.5e12, 2e9, 3e6, 4e3)] == ["T", "G", "M", "k"]
     assert math.isfinite(float(_count(7)))
+
+
+def test_fits_that_cancel_stay_under_their_cap():
+    """a⊗a⊗b + a⊗b⊗a + b⊗a⊗a has rank 3 and is a limit of rank 2, with κ → ∞: the error falls as the cap rises."""
+    a, b = np.array([[1.0, 0], [0, 0]]), np.array([[0, 1.0], [0, 0]])
+    W = sm.Separated([np.stack([a, a, b]), np.stack([a, b, a]), np.stack([b, a, a])])
+    for cap, error in ((1.0, 0.6), (2.0, 0.035), (10.0, 1.5e-3)):
+        found = sm.compress(W, rank=2, max_condition=cap)
+        assert found.condition_number <= cap * (1 + 1e-12) and found.relative_error <= error
+    assert sm.compress(W, tol=0.3, max_condition=3).relative_error <= 0.3
+
+
+def test_ranks_grow_until_the_goal_is_met():
+    r = rng(0).standard_normal
+    S = sm.Separated([r((5, 3, 3)) for _ in range(3)])
+    assert sm.compress(sm.Separated([np.concatenate((F, F)) for F in S.factors]), tol=1e-6).matrix.terms == 5
+    assert sm.compress(sm.Separated([r((6, 2, 2)) for _ in range(3)]), tol=0.1).relative_error <= 0.1
+    assert sm.nearest_separated(r((8, 8)), ((2, 2),) * 3, tol=0.2).relative_error <= 0.2
+    found = sm.als_solve(sm.laplacian(4, 3), sm.Separated([r((1, 4, 1)) for _ in range(3)]), rank=3)
+    assert found.iterations > 0
