@@ -357,6 +357,7 @@ def test_what_is_shipped():
     chain = specialise(((8, 8),) * 5, F32)
     assert chain.groups == (2, 2, 1) and chain.group == 2 and 4 * 8**5 < chain.shared_bytes < 4 * 8**5 * 1.03
     assert not specialise(NARROW, F32, terms=2).in_place
+    assert specialise(((2, 32), (32, 2)), F64).rows == 2  # 64 entries at both ends, 1024 between the stages
     assert chain.tiles(1000, 1) == 1000 and specialise(((8, 8),) * 3, F32, inner=100).tiles(3, 100) == 21
 
 

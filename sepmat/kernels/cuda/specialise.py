@@ -249,11 +249,11 @@ def _choice(shapes: tuple[tuple[int, int], ...], dtype: str, inner: int, terms: 
     """How many modes in registers, rows in a tile, and threads."""
     values = 64 if dtype == "float32" else 32
     groups = _groups(shapes, values)
-    size = inner * max(math.prod(m for m, _ in shapes), math.prod(n for _, n in shapes))
-    rows = max(1, 2048 // size)
-    threads = max(64, -(-rows * size // values // 32) * 32)
     held = terms if terms * sum(m * n for m, n in shapes) <= 4096 else 1
-    return Specialisation(dtype, shapes, inner, rows, kind, groups, values, threads, held=held)
+    one = Specialisation(dtype, shapes, inner, 1, kind, groups, values, 64, held=held)
+    size = max(one.sizes)
+    rows = max(1, 2048 // size)
+    return dataclasses.replace(one, rows=rows, threads=max(64, -(-rows * size // values // 32) * 32))
 
 
 def _groups(shapes: tuple[tuple[int, int], ...], values: int) -> tuple[int, ...]:
