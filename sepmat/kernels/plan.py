@@ -562,13 +562,14 @@ def _good_length(n: int) -> int:
 
 
 def vectors(n: int, kind: str, axis: int = -1) -> int:
-    """How many rows are transformed together: those whose three arrays fit in half of L2, in multiples of pocketfft's vectors
+    """How many rows are transformed together: those whose three arrays nearly stay in L2, in multiples of pocketfft's vectors
     (of 16 bytes in SciPy's wheels); of columns those that share cache lines.
 
-    64 rows of 1024, padded to 2048, float64: 0.56 ms by 8 or 16 rows, 0.83 by 32; 16384: 11.8 by 2 or 4, 12.8 by 16.
+    64 rows of 1024, padded to 2048, float64: 0.63 ms by 8 rows, 0.58 by 32, 0.56 at once, but 0.97 where memory is fresh each
+    time; 16384: 11.8 ms by 2 or 4, 12.8 by 16, 16 by 32.
     """
     lanes = (16 if axis == -1 else 64) // (SIZE[kind] // (2 if REAL[kind] == 4 else 1))
     return max(lanes, VECTORS // max(1, 3 * n * SIZE[kind]) // lanes * lanes)
 
 
-VECTORS = CACHE * 2 // 5  # bytes of the rows that are transformed together, padded, transformed and back
+VECTORS = CACHE * 3 // 2  # bytes of the rows that are transformed together, padded, transformed and back
