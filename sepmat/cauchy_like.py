@@ -281,7 +281,7 @@ def _norm(A: Displaced) -> float:
     if not isinstance(A, LowDisplacementRank):
         return _array.to_float(norm.rule(A, "fro")) / math.sqrt(A.shape[0])
     V = _array.normal(_check.as_generator(0, "solve"), (A.shape[1], PROBES), A.g)
-    return _array.to_float(_array.frobenius(times(A, V))) / math.sqrt(PROBES * A.shape[0])
+    return _array.to_float(_array.frobenius(times(A, V))) / _array.to_float(_array.frobenius(V))
 
 
 def _one_norm(A: Displaced) -> float:
