@@ -28,6 +28,7 @@ from sepmat.kernels.plan import sides
 SHAPES = [
     ((8, 8), (8, 8), (8, 8)), ((5, 3), (2, 7)), ((3, 3),), ((65, 4), (4, 65)), ((2, 2),) * 7, ((1, 3), (4, 1), (2, 2), (3, 5)),
     ((33, 40), (3, 2), (4, 4)), ((4, 4), (16, 16), (9, 9)),
+    ((2, 66), (65, 2), (3, 65)),  # nothing can be multiplied out: a middle factor in sums
 ]  # fmt: skip
 DTYPES = ["float32", "float64", "complex64", "complex128"]
 
