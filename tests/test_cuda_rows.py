@@ -527,6 +527,20 @@ def test_cupy_without_a_device():
         sm.selftest(backends=["cupy"])
 
 
+def test_a_kernel_that_does_not_compile():
+    """What the compiler says, in five parts; an error of another kind passes through."""
+    CompileException = type("CompileException", (Exception,), {})
+    spec = specialise(((7, 7), (3, 3)), "float32")
+    for error, expected in ((CompileException("line 3: nonsense"), sm.BackendError), (OSError("disk"), OSError)):
+
+        class Module:
+            def get_function(self, name, error=error):
+                raise error
+
+        with pytest.raises(expected, match=r"does not compile .line 3|disk"):
+            launch.launch(Module(), spec, 0, 0, 0, 5, 1)
+
+
 @needs_cupy
 def test_modules_are_made_once():
     """RawModule takes the source and the options of a specialisation; it compiles later, on a device."""

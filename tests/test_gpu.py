@@ -369,7 +369,7 @@ def test_a_kernel_that_does_not_compile(machine, monkeypatch):
     F, given = [cupy.asarray(F) for F in factors], cupy.asarray(x)
     module = launch._module
     monkeypatch.setattr(launch, "_module", lambda device, spec: cupy.RawModule(code="not C", options=spec.options))
-    with pytest.raises((sm.BackendError, cupy.cuda.compiler.CompileException)):
+    with pytest.raises(sm.BackendError, match="does not compile"):
         _gpu_routes.forced(KERNEL, F, given, -1, False)
     monkeypatch.setattr(launch, "_module", module)
     close(_gpu_routes.forced(KERNEL, F, given, -1, False), factors, x, truth, "B25 cupy")

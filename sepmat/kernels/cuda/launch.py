@@ -36,7 +36,7 @@ def launch(
     y_term: int | None = None,
     transposed: int = 0,
 ) -> None:
-    """y = (Σ_l F_1l ⊗ … ⊗ F_kl) x by one launch on the current device and stream, or what else `spec.kind` says.
+    """y = (Σ_l F_1l ⊗ … ⊗ F_kl) x on the current device and stream, or what else `spec.kind` says; "one" is a launch a term.
 
     x, factors, y: addresses; specialise.ARGUMENTS has what lies there. Strides count entries; by default each array is
     contiguous, (outer, Π n_i, inner), or (terms, outer, Π n_i, inner). Nothing waits for the launch.
@@ -47,10 +47,13 @@ def launch(
     tiles = spec.tiles(outer, inner)
     if not tiles:
         return
-    numbers = (outer, inner, terms, x_outer, x_term, y_outer, y_term, transposed)
-    args = (*map(np.uint64, (x, factors, y)), *map(np.int64, numbers))
+    launches, each = (terms, 1) if spec.kind == "one" else (1, terms)
+    numbers = tuple(map(np.int64, (outer, inner, each, x_outer, x_term, y_outer, y_term, transposed)))
+    steps = (x_term, sum(p * q for p, q in spec.shapes), y_term)
     grid = (min(tiles, H100.multiprocessors * resident(spec)),)
-    _function(module, spec)(grid, (spec.threads,), args, shared_mem=spec.shared_bytes)
+    for l in range(launches):
+        at = [np.uint64(a + l * step * spec.itemsize) for a, step in zip((x, factors, y), steps, strict=True)]
+        _function(module, spec)(grid, (spec.threads,), (*at, *numbers), shared_mem=spec.shared_bytes)
 
 
 def resident(spec: Specialisation) -> int:
@@ -61,7 +64,15 @@ def resident(spec: Specialisation) -> int:
 
 @functools.lru_cache(maxsize=1024)
 def _function(module: Any, spec: Specialisation) -> Any:
-    function = module.get_function(spec.entry)
+    """The function of a module; CuPy compiles it here."""
+    try:
+        function = module.get_function(spec.entry)
+    except Exception as error:
+        if type(error).__name__ != "CompileException":  # a class of CuPy, which need not be here
+            raise
+        got = f"{spec.entry} does not compile ({str(error).partition(chr(10))[0]})"
+        advice = "Report it with this text, and multiply on the CPU meanwhile"
+        raise BackendError("kernels.cuda", "kernel", got, "a kernel that NVRTC takes", advice) from error
     if spec.shared_bytes > WITHOUT_ASKING:
         function.max_dynamic_shared_size_bytes = spec.shared_bytes
     return function

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ..plan import merged_shapes, order
-from .specialise import Specialisation, specialise
+from .specialise import KINDS, Specialisation, specialise
 
 RESERVED = 1024  # bytes of shared memory that the driver keeps for each block
 MARGIN = 0.05  # by how much the kernel must be predicted to be faster than the merged plan
@@ -235,7 +235,7 @@ def _kernel(p: Plan, modes: tuple[int, int], left: int, right: int, limits: Limi
     tiles are worked on, part of the machine is idle.
     """
     part, (read, written) = p.shapes[modes[0] : modes[1]], _arrays(p, modes)
-    kind = "one" if p.terms == 1 or min(read, written) > 1 else KINDS[read > 1, written > 1]
+    kind = "one" if p.terms == 1 else KIND_OF[read == 1, written == 1]
     s = specialise(part, p.dtype, inner=right, terms=1 if kind == "one" else p.terms, kind=kind)
     if s is None:
         return None
@@ -253,5 +253,5 @@ def _kernel(p: Plan, modes: tuple[int, int], left: int, right: int, limits: Limi
     return Pass("kernel", modes, m, n, left, right, s, flops, moved, floor, seconds + launches * limits.launch)
 
 
-KINDS = {(False, False): "sum", (False, True): "spread", (True, False): "gather"}  # whether many are read, written
+KIND_OF = {flags: kind for kind, flags in KINDS.items()}  # whether one array is read for all terms, whether one is written
 _MAKERS = {"kernel": _kernel, "merged": _gemm}

@@ -89,16 +89,9 @@ class CuPyProducts(chain.Products):
         if not self._packed(factors):
             factors = chain.packed(factors)
         y = self.arrays.ascontiguousarray(y)
-        many = spec.kind == "spread" or (spec.kind == "one" and terms > 1)
-        out = self.arrays.empty((terms if many else 1, left, step.m, right), y.dtype)
-        (x_at, f_at, y_at), compiled = map(self.address, (y, factors[0], out)), self.module(spec)
-        if spec.kind != "one":
-            launch(compiled, spec, x_at, f_at, y_at, left, right, terms)
-            return out
-        sizes = (step.n * left * right, sum(m * n for m, n in spec.shapes), step.m * left * right)
-        for l in range(terms):
-            x_l, f_l, y_l = (at + l * size * y.itemsize for at, size in zip((x_at, f_at, y_at), sizes, strict=True))
-            launch(compiled, spec, x_l, f_l, y_l, left, right)
+        out = self.arrays.empty((spec.results(terms), left, step.m, right), y.dtype)
+        x_at, f_at, y_at = map(self.address, (y, factors[0], out))
+        launch(self.module(spec), spec, x_at, f_at, y_at, left, right, terms)
         return out
 
     def _packed(self, factors: Sequence[Array]) -> bool:

@@ -87,6 +87,10 @@ class Specialisation:
         """G, the most adjacent modes that meet in registers."""
         return max(self.groups)
 
+    def results(self, terms: int) -> int:
+        """How many arrays of the size of y a sum of terms leaves: one where they are added up."""
+        return 1 if KINDS[self.kind][1] else terms
+
     @property
     def itemsize(self) -> int:
         """Bytes of an entry."""

@@ -89,14 +89,9 @@ class _Products(chain.Products):
         if spec is None or self.run is None:
             return super().kernel(step, factors, y)
         packed = self.factors[:, self.starts[i] : self.starts[j]].contiguous()
-        many = spec.kind == "spread" or (spec.kind == "one" and terms > 1)
-        x, out = y.contiguous(), y.new_empty(terms if many else 1, step.left, step.m, step.right)
-        parts = [(x, packed, out)]
-        if spec.kind == "one" and terms > 1:
-            parts, terms = list(zip(x.view(terms, -1), packed, out, strict=True)), 1
-        for part in parts:
-            addresses = [t.data_ptr() for t in part]
-            self.run(spec, *addresses, step.left, step.right, terms, transposed=int(self.transposed))
+        x, out = y.contiguous(), y.new_empty(spec.results(terms), step.left, step.m, step.right)
+        addresses = [t.data_ptr() for t in (x, packed, out)]
+        self.run(spec, *addresses, step.left, step.right, terms, transposed=int(self.transposed))
         return out
 
 
