@@ -15,7 +15,11 @@ try:
     import peft as _peft  # noqa: F401
 except ImportError as error:
     raise BackendError(
-        "sepmat.peft", "PEFT", "not installed", "peft 0.20 or newer", "Install it with: python -m pip install 'sepmat[peft]'"
+        "sepmat.peft",
+        "PEFT",
+        "not installed",
+        "peft 0.20 or newer",
+        "Install it with: python -m pip install 'sepmat[peft]'",
     ) from error
 
 from .advised import configs
