@@ -253,5 +253,5 @@ def _kernel(p: Plan, modes: tuple[int, int], left: int, right: int, limits: Limi
     return Pass("kernel", modes, m, n, left, right, s, flops, moved, floor, seconds + launches * limits.launch)
 
 
-KIND_OF = {flags: kind for kind, flags in KINDS.items()}  # whether one array is read for all terms, whether one is written
+KIND_OF = {flags: kind for kind, flags in KINDS.items()}  # by whether one array is read, one is written
 _MAKERS = {"kernel": _kernel, "merged": _gemm}
