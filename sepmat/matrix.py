@@ -143,7 +143,7 @@ class StructuredMatrix(Frozen, abc.ABC):
         With the default axis a batch of rows x of shape (..., n) becomes `x @ A.T` of shape (..., m).
         """
         x = _check.as_array(x, "apply", "x", like=self.arrays()[0])
-        if not x.ndim or (axis == -1 and type(axis) is int):
+        if not x.ndim or (type(axis) is int and axis == -1):
             _check.check_length(x, -1, self.shape[1], self._name, "apply")
             with _array.quiet():
                 return self._product(x, -1)
