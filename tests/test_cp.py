@@ -267,7 +267,8 @@ def test_pencil_declines(xp, rng):
         return pencil_start(DenseCore(xp.asarray(C)), count, np.random.default_rng(0))
 
     factors = [draw(rng, "float64", n, 2) for n in (4, 4, 3)]
-    assert start(terms(factors), 2) is not None
+    for scale in (1.0, 2.0**-60, 2.0**60):
+        assert start(scale * terms(factors), 2) is not None
     assert start(terms(factors), 3) is None  # singular
     assert start(terms(factors), 5) is None  # shorter than the number of terms
     assert start(rng.standard_normal((4, 4)), 2) is None  # no third mode
@@ -338,6 +339,14 @@ def test_trains(xp, rng, sizes, dtype, count):
     near(tt.dense(core), projected, 100, "train in bases")
     assert size**2 - np.linalg.norm(projected) ** 2 <= len(sizes) * lost**2 + 1e-12 * size**2
     near(tt.norm(core), np.linalg.norm(projected), 60)
+
+
+def test_mode_vectors_are_as_many_as_the_rank(xp, rng):
+    """a ∘ b ∘ c + d ∘ b ∘ e: mode 1 has one direction, between neighbours with two."""
+    a, b, c = (draw(rng, "float64", n, 2) for n in (4, 3, 4))
+    b[:, 1] = b[:, 0]
+    train = tt.rounded(tt.from_terms([xp.asarray(F) for F in (a, b, c)]), 0.0)
+    assert [Q.shape[1] for Q in tt.mode_vectors(train, None)[0]] == [2, 1, 2]
 
 
 def tails(s):

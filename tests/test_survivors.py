@@ -10,9 +10,10 @@ from cases import CASES
 from conftest import dtype_of
 
 import sepmat as sm
-from sepmat import _array, fit, interop
+from sepmat import _array, eigenpairs, equations, fit, interop
 from sepmat._bounds import BOUNDS
-from sepmat.kernels import kron
+from sepmat.als_solve import scaled
+from sepmat.kernels import kron, terms
 
 rng = np.random.default_rng
 SUM = sm.Separated([rng(0).standard_normal((2, 2, 2))] * 2)
@@ -225,3 +226,221 @@ def test_ranks_grow_until_the_goal_is_met():
     assert sm.nearest_separated(r((8, 8)), ((2, 2),) * 3, tol=0.2).relative_error <= 0.2
     found = sm.als_solve(sm.laplacian(4, 3), sm.Separated([r((1, 4, 1)) for _ in range(3)]), rank=3)
     assert found.iterations > 0
+
+
+def test_rcond_of_arrays_without_lapack_and_of_empty_ones():
+    """array-api-strict gives no factors of LAPACK, so its inverse says how good A is."""
+    strict = pytest.importorskip("array_api_strict")
+    for scale in (1.0, 2.0**-1000, 2.0**1000):
+        assert sm.factorize(sm.Dense(strict.asarray(scale * np.diag([1.0, 2.0])))).rcond == 0.5
+    assert _array.lu_factor(np.zeros((0, 0))).scale == 1.0
+
+
+def test_the_smallest_displacement_rank():
+    """Doubling finds that 4 terms are enough, bisection that 3 are."""
+    r = rng(0).standard_normal
+    M = sm.LowDisplacementRank(r((12, 3)), r((12, 3))).to_dense()
+    best = sm.approximate(M, tol=1e-6, structures="displacement")[0]
+    assert best.matrix.terms == 3 and best.relative_error <= 1e-6
+
+
+def test_a_solution_that_vanishes_is_no_solution():
+    from sepmat.cauchy_like import LIMIT, _worst
+
+    rest, x = np.array([[1.0, 1e-17], [0.0, 0.0]]), np.array([[0.0, 1.0], [0.0, 0.0]])
+    with _array.quiet():
+        assert _worst(rest, x, 1e-16) > LIMIT and _worst(0 * rest, 0 * x, 1e-16) == 0
+
+
+def test_rcond_of_a_matrix_that_hardly_sees_the_mean():
+    """W = Z_1(g) takes the vector of ones to 0.1 of it and others to many times their length."""
+    g = rng(0).standard_normal((64, 1))
+    W = sm.LowDisplacementRank(g - g.mean() + 0.1 / 64, np.eye(64)[:, :1])
+    exact = 1 / np.linalg.cond(W.to_dense(), 1)
+    assert exact / 2 <= sm.factorize(W).rcond <= 20 * exact  # estimates of norms are lower bounds
+
+
+def test_transposes_of_displacement_stay_in_their_class():
+    r = rng(5).standard_normal
+    W = sm.LowDisplacementRank(r((4, 2)), r((4, 2)))
+    for A in (W.T @ sm.Circulant(r(4)), sm.SkewCirculant(r(4)) @ W.T):
+        assert isinstance(A, sm.LowDisplacementRank) and A.terms == 2
+
+
+def test_iterations_stop_after_20_steps_that_gain_nothing():
+    A = sm.laplacian(4, 2) + SHIFTED
+    start = sm.power_iteration(A, rank=1).vector
+    again = sm.power_iteration(A, rank=1, start=start)
+    assert again.iterations == 20 and again.converged
+
+
+def test_a_start_that_solves_the_system_takes_one_sweep():
+    """No other start competes with it."""
+    A, X = sm.laplacian(4, 3), sm.Separated([rng(k).standard_normal((2, 4, 1)) for k in range(3)])
+    assert sm.als_solve(A, A @ X, tol=1e-5, start=X).iterations == 1
+
+
+def test_a_search_that_gains_little_is_given_up():
+    """40 random terms on 8×8×8: a term more gains a few per cent, so the search ends long before the 40."""
+    I, F = sm.Kronecker(*[np.eye(8)] * 3), sm.Separated([rng(k).standard_normal((40, 8, 1)) for k in range(3)])
+    with pytest.warns(sm.ConvergenceWarning):
+        found = sm.als_solve(I, F, tol=1e-3)
+    assert found.matrix.terms <= 10
+
+
+def test_the_estimate_of_a_class_without_a_rule():
+    """x and the parameters are read, the result is written."""
+    assert sm.explain(sm.Inverse(sm.Dense(np.eye(4))), np.ones((4, 2))).bytes == 8 * (4 * 2 + 16 + 4 * 2)
+
+
+def test_traffic_of_a_product_in_slabs():
+    """Two passes, each of which reads all numbers and writes them."""
+    found = sm.explain(sm.Kronecker(*[np.eye(16)] * 5), (16**5, 8))
+    assert "two passes" in found.route and found.bytes == 8 * (5 * 256 + 4 * 16**5 * 8)
+
+
+def test_operations_of_a_sum_in_two_blocks():
+    """The GEMMs of 8 terms, and the sum of the two halves."""
+    S = sm.Separated([np.ones((8, 64, 64), "float32")] * 2)
+    found = sm.explain(S, np.ones((4096, 256), "float32"))
+    assert "4 at a time" in found.route and found.flops == 8 * 2 * (2 * 64 * 4096 * 256) + 4096 * 256
+
+
+def test_what_the_rows_of_torch_take():
+    """Real tensors, also those that ask for a gradient: their products have a backward of their own."""
+    torch = pytest.importorskip("torch")
+    takes = {row.name: row.accepts for row in kron.kron_matmul.rows}["torch"]
+    factors, x = [torch.ones(2, 2, requires_grad=True)] * 2, torch.ones(3, 4)
+    assert takes(factors, x, -1) and not takes(factors, x, -2)
+    assert not takes(factors, x + 0j, -1) and not takes(factors, x[:0], -1)
+
+
+def test_few_pairs_of_terms_are_compared(monkeypatch):
+    counted, ratios = [], terms._ratios
+
+    def counting(part, pairs, tol):
+        counted.append(len(pairs))
+        return ratios(part, pairs, tol)
+
+    monkeypatch.setattr(terms, "_ratios", counting)
+    S = sm.Separated([rng(k).standard_normal((300, 3, 3)) for k in range(3)])
+    assert S.merged() is S and counted and sum(counted) <= 300  # of 44850
+
+
+def test_the_largest_of_parallel_terms_keeps_its_factors():
+    F = np.array([[[1.0], [1 + 2.0**-50]], [[1.0], [1.0]]])
+    found = sm.Separated([F, F], [1e-3, 1.0]).merged()
+    assert found.terms == 1
+    np.testing.assert_array_equal(found.factors[0], F[1:])
+
+
+def test_what_is_left_of_equal_terms_is_exact():
+    """(1 − (1 − 2^-50)) a⊗a is no rounding, also beside terms that are parallel and not equal."""
+    a, b = np.array([[1.0], [2.0]]), np.array([[1.0], [-3.0]])
+    S = sm.Separated([np.stack([a, a, b, 3 * b]), np.stack([a, a, b, b])], [1.0, -(1 - 2.0**-50), 1.0, 1.0])
+    found = S.merged()
+    assert found.terms == 2
+    np.testing.assert_array_equal(found.to_dense(), 2.0**-50 * np.kron(a, a) + 4 * np.kron(b, b))
+
+
+def test_a_large_right_hand_side_does_not_hide_a_singular_matrix():
+    """All eigenvalues are 2, and rcond is below 1e-20."""
+    J = np.eye(5) + 1e4 * np.eye(5, k=1)
+    for b in (np.ones(25), 1e100 * np.ones(25)):
+        with pytest.raises(sm.SingularMatrixError):
+            sm.solve(sm.KroneckerSum(J, J), b)
+
+
+def test_the_coordinates_of_displacement_fits():
+    """W(G, H) is K ∘ (Ĝ Ĥᵀ) there, and the way back gives the same matrix."""
+    from sepmat.nearest_displacement import _Run, _Target
+
+    for dtype in ("float64", "complex128"):
+        G, H = (rng(k).standard_normal((5, 2)).astype(dtype) * (1 if dtype == "float64" else 1 + 2j) for k in range(2))
+        W = sm.LowDisplacementRank(G, H).to_dense()
+        target = _Target(W)
+        g, h = np.fft.fft(G, axis=0), target.spectrum(H)
+        np.testing.assert_allclose(target.model(g, h), W, rtol=0, atol=1e-13 * np.abs(W).max())
+        back = sm.LowDisplacementRank(*target.generators(_Run(g, h, W, 0.0, True, 0)))
+        np.testing.assert_allclose(back.to_dense(), W, rtol=0, atol=1e-13 * np.abs(W).max())
+
+
+def test_symmetric_triplets_are_those_of_a_block_by_default():
+    from sepmat.nearest_kronecker import FromSymmetric
+
+    M = rng(0).standard_normal((256, 256))
+    rearranged = (M + M.T).reshape(16, 16, 16, 16).transpose(0, 2, 1, 3).reshape(256, 256)
+    R = FromSymmetric(rearranged, ((16, 16), (16, 16)))
+    (U, _, V), exact = R.triplets(9, rng(0))
+    assert U.shape[1] < 60 and V.shape == U.shape and not exact and R.triplets(9, rng(0), True)[1]
+
+
+def test_shapes_of_three_factors_under_a_tolerance_and_a_cap():
+    fits = sm.factor_shapes(rng(0).standard_normal((4, 6)), tol=0.5, factors=3, max_condition=5)
+    assert any(fit.matrix.terms == 2 for fit in fits)
+    assert all(fit.relative_error <= 0.5 and fit.condition_number <= 5 and fit.num_parameters < 24 for fit in fits)
+
+
+def test_a_product_is_found_without_sweeps():
+    M = np.kron(np.kron(np.arange(4.0).reshape(2, 2), np.ones((2, 2))), [[1.0, 2.0], [3.0, 5.0]])
+    found = sm.nearest_separated(M, ((2, 2),) * 3, tol=1e-6)
+    assert found.matrix.terms == 1 and found.iterations == 0
+
+
+def test_block_power_on_a_flat_spectrum():
+    """Within 1.003 of the optimum, also where the block is nearly a quarter of the matrix."""
+    for seed in range(5):
+        M = rng(seed).standard_normal((49, 49))
+        found = sm.nearest_kronecker(M, ((7, 7), (7, 7)), rank=4).relative_error
+        assert found <= 1.003 * sm.nearest_kronecker(M, ((7, 7), (7, 7)), rank=4, exact=True).relative_error
+
+
+def test_the_gradient_of_a_norm_far_from_1():
+    """It grows with the product of the other factors."""
+    torch = pytest.importorskip("torch")
+    found = []
+    for k in (0, 100, -100):
+        factors = [torch.asarray(2.0**k * rng(i).standard_normal((2, 3, 3))).requires_grad_() for i in range(3)]
+        sm.norm(sm.Separated(factors)).backward()
+        found.append(factors[0].grad.numpy() / 2.0 ** (2 * k))
+    for other in found[1:]:
+        np.testing.assert_allclose(other, found[0], rtol=1e-12)
+
+
+@pytest.mark.parametrize("g", (1.0, -1.0))
+def test_the_border_of_a_toeplitz_matrix(g):
+    """Z_1 B − B Z_g = e_0 pᵀ + q e_{n-1}ᵀ."""
+    from sepmat.toeplitz_lstsq import _border
+
+    B = sm.Toeplitz([1.0, 2.0, 3.0, 5.0, 7.0], [1.0, 11.0, 13.0])
+    dense, (p, q) = B.to_dense(), _border(B, g)
+    left, right = np.eye(5, k=-1), np.eye(3, k=-1)
+    left[0, -1], right[0, -1] = 1.0, g
+    expected = np.outer(np.eye(5)[0], p) + np.outer(q, np.eye(3)[-1])
+    np.testing.assert_allclose(left @ dense - dense @ right, expected, atol=1e-15)
+
+
+def test_a_zero_tensor_has_no_terms_of_its_dtype():
+    from sepmat.tree import tree
+
+    weights, factors = tree(np.zeros((2, 3, 4), "complex64"))
+    assert weights.shape == (0,) and [(F.shape, str(F.dtype)) for F in factors] == [
+        ((n, 0), "complex64") for n in (2, 3, 4)
+    ]
+
+
+def test_inverse_iteration_where_sweeps_from_the_last_step_fail(monkeypatch):
+    """They may all leave the bound on κ; then a whole search follows."""
+    A = sm.laplacian(4, 2) + sm.Separated([np.diag(np.arange(4.0))[None]] * 2)
+    expected = sm.inverse_iteration(A, rank=1)
+    monkeypatch.setattr(eigenpairs, "settle", lambda *args, **options: None)
+    found = sm.inverse_iteration(A, rank=1)
+    assert found.converged and found.value == pytest.approx(expected.value, rel=1e-3)
+
+
+def test_the_sweeps_of_the_last_rank_count():
+    """A thorough search goes on where a quick one ends."""
+    F = sm.Separated([rng(k).standard_normal((3, 4, 1)) for k in range(3)])
+    system, _ = scaled(sm.convert(sm.laplacian(4, 3), sm.Separated), F)
+    quick, thorough = (equations.solution(system, 1, 0.0, math.inf, rng(0), quick=q) for q in (True, False))
+    assert 0 < quick.sweeps < thorough.sweeps
