@@ -129,8 +129,11 @@ def explain(A: StructuredMatrix, x: Any, axis: int | None = None, limits: Any = 
     if _on_gpu(A):
         from .kernels.cuda.plan import Limits as kind
     if limits is not None and not isinstance(limits, kind):
-        got = f"a {type(limits).__name__}"
-        raise DTypeError("explain", "limits", got, "Limits(...) or None", "Use Limits() or Limits.measured()")
+        got, expected = f"a {type(limits).__name__}", f"{kind.__module__}.Limits(...) or None"
+        advice = (
+            "Use Limits() or Limits.measured()" if kind is Limits else "Use H100, H200 or Limits(...) of that module"
+        )
+        raise DTypeError("explain", "limits", got, expected, advice)
     if not shape:
         raise ShapeError("explain", "x", "a scalar", "an array or its shape", "Use 2 * A to scale")
     if axis is None:
