@@ -251,3 +251,12 @@ def pytest_terminal_summary(terminalreporter):
             pathlib.Path(file).write_text(
                 json.dumps({"worst": worst, "tally": tally, "limits": limits.alarms()}, ensure_ascii=False)
             )
+
+
+@pytest.fixture
+def torch():
+    """torch with a device."""
+    found = pytest.importorskip("torch")
+    if not found.cuda.is_available():
+        pytest.skip("this torch was built for the CPU")
+    return found

@@ -46,15 +46,6 @@ def machine():
         pytest.skip(str(why))
 
 
-@pytest.fixture
-def torch():
-    """torch with a device."""
-    found = pytest.importorskip("torch")
-    if not found.cuda.is_available():
-        pytest.skip("this torch was built for the CPU")
-    return found
-
-
 @pytest.fixture(params=["planned", KERNEL])
 def on_torch(request, torch, monkeypatch):
     """torch, with products by the plan of the library, or by the kernel wherever there is one."""

@@ -17,15 +17,6 @@ from sepmat._bounds import BOUNDS
 pytestmark = pytest.mark.gpu
 
 
-@pytest.fixture
-def torch():
-    """torch with a device."""
-    found = pytest.importorskip("torch")
-    if not found.cuda.is_available():
-        pytest.skip("this torch was built for the CPU")
-    return found
-
-
 # --- bands: the dense form below the crossover, transforms beyond -------------------------------------------------------------
 
 
