@@ -14,7 +14,7 @@ from . import _array, _check
 from ._array import Array
 from .basic import Identity, is_identity
 from .errors import ArgumentError, ShapeError
-from .kernels import fourier, plan
+from .kernels import fourier, plan_fft
 from .kernels.unrolled import transform
 from .linalg import conversion, convert, diagonal, norm, trace
 from .matrix import StructuredMatrix, structure
@@ -176,7 +176,7 @@ class LowDisplacementRank(StructuredMatrix):
         g, h = (turn(_array.ldexp(v, -k)) for v in (g, h))
         return self._of(g=g, h=h, corner=self.corner, transposed=self.transposed), 2 * k + e
 
-    def _plan(self, shape: tuple[int, ...], axis: int) -> plan.Transform:
+    def _plan(self, shape: tuple[int, ...], axis: int) -> plan_fft.Transform:
         """By sizes alone; a gradient needs the transforms."""
         (m, n), N = self.corner, int(self.g.shape[0])
         vectors = 1 if len(shape) == 1 else math.prod(shape) // max(1, n)

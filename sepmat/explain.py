@@ -1,6 +1,6 @@
 """What a product will do, before it is done: route, order, merges, operations, bytes, and the share of the machine's limit.
 
-The plans are those that the kernels run (kernels/plan.py); here they are only put into words. A new structure adds a rule
+The plans are those that the kernels run (kernels/plan.py, plan_fft.py); here they are only put into words. A new structure adds a rule
 right below its class, as for the functions of linalg.py; without one it is said that nothing is known.
 """
 
@@ -14,8 +14,8 @@ from . import _array, _check
 from .basic import Dense, Diagonal, Identity
 from .displacement import LowDisplacementRank
 from .errors import ArgumentError, DTypeError, ShapeError
-from .kernels import plan
-from .kernels.plan import Limits
+from .kernels import plan, plan_fft
+from .kernels.limits import CACHE, REAL, SIZE, Limits, fft_flops, kind_of
 from .kronecker import Kronecker, as_operator
 from .kronecker_sum import KroneckerSum
 from .linalg import open_function
@@ -59,7 +59,7 @@ class Explanation:
         return max(arithmetic, self._memory(limits))
 
     def _memory(self, limits: "Limits | gpu.Limits") -> float:
-        return self.bytes / (limits.copy if self.bytes > plan.CACHE else limits.cache)
+        return self.bytes / (limits.copy if self.bytes > CACHE else limits.cache)
 
     @property
     def share(self) -> float:
@@ -162,7 +162,7 @@ def explain(A: StructuredMatrix, x: Any, axis: int | None = None, limits: Any = 
         times * work.bytes,
         kind() if limits is None else limits,
         times * work.seconds,
-        plan.kind(A.dtype),
+        kind_of(A.dtype),
     )
 
 
@@ -213,25 +213,25 @@ def _vectors(A: StructuredMatrix, shape: tuple[int, ...]) -> int:
 
 def _streamed(A: StructuredMatrix, shape: tuple[int, ...], route: str, passes: int, flops: int, stored: int) -> Work:
     """Work that only moves numbers."""
-    kind = plan.kind(A.dtype)
-    moved = plan.SIZE[kind] * (passes * math.prod(shape) + stored)
-    return Work(route, (), plan.REAL[kind] * flops, 0, moved, plan.STEP + moved * plan.COPY_CACHED)
+    kind = kind_of(A.dtype)
+    moved = SIZE[kind] * (passes * math.prod(shape) + stored)
+    return Work(route, (), REAL[kind] * flops, 0, moved, plan.STEP + moved * plan.COPY_CACHED)
 
 
 @explain.register
 def _(A: StructuredMatrix, shape: tuple[int, ...], axis: int) -> Work:
     work = _streamed(A, shape, "by the routine of its class: operations are not counted", 1, 0, A.num_parameters)
-    return dataclasses.replace(work, bytes=work.bytes + plan.SIZE[plan.kind(A.dtype)] * A.shape[0] * _vectors(A, shape))
+    return dataclasses.replace(work, bytes=work.bytes + SIZE[kind_of(A.dtype)] * A.shape[0] * _vectors(A, shape))
 
 
 @explain.register
 def _(A: Dense, shape: tuple[int, ...], axis: int) -> Work:
-    (m, n), kind = A.shape, plan.kind(A.dtype)
+    (m, n), kind = A.shape, kind_of(A.dtype)
     left, right = plan.sides(shape, axis)
     form = "from the right" if right == 1 else "from the left" if left == 1 else "batched"
     step = plan.Step(0, m, n, left, right, form, 0)
-    flops = plan.REAL[kind] * step.flops
-    moved = plan.SIZE[kind] * (m * n + step.numbers)
+    flops = REAL[kind] * step.flops
+    moved = SIZE[kind] * (m * n + step.numbers)
     return Work(
         "one GEMM" if right == 1 or left == 1 else f"{left} GEMMs", (), flops, 0, moved, plan.seconds(step, kind)
     )
@@ -353,7 +353,7 @@ def _of_chain(p: plan.Chain) -> Work:
 @explain.register
 def _(A: KroneckerSum, shape: tuple[int, ...], axis: int) -> Work:
     left, right = plan.sides(shape, axis)
-    sizes, total, kind = A.sizes, Work(f"{len(A.factors)} factors, each on its own, added up"), plan.kind(A.dtype)
+    sizes, total, kind = A.sizes, Work(f"{len(A.factors)} factors, each on its own, added up"), kind_of(A.dtype)
     for i, F in enumerate(A.factors):
         before, after = left * math.prod(sizes[:i]), math.prod(sizes[i + 1 :]) * right
         B, inner = as_operator(F), (before, sizes[i]) if after == 1 else (before, sizes[i], after)
@@ -361,8 +361,8 @@ def _(A: KroneckerSum, shape: tuple[int, ...], axis: int) -> Work:
         said = f"factor {i}: {sizes[i]}×{sizes[i]} on {before} × ({sizes[i]}, {after}): {work.route}"
         total = total + dataclasses.replace(work, steps=(said,))
     out = A.shape[0] * _vectors(A, shape)
-    moved = 3 * out * plan.SIZE[kind] * (len(A.factors) - 1)
-    flops = (len(A.factors) - 1) * out * (2 if plan.REAL[kind] == 4 else 1)
+    moved = 3 * out * SIZE[kind] * (len(A.factors) - 1)
+    flops = (len(A.factors) - 1) * out * (2 if REAL[kind] == 4 else 1)
     return total + Work("", (), flops, 0, moved, moved * plan.COPY_CACHED)
 
 
@@ -371,7 +371,7 @@ def _(A: Separated, shape: tuple[int, ...], axis: int) -> Work:
     if A.terms and _on_gpu(A):
         return _of_passes(A, A.shapes, A.terms, shape, axis)
     left, right = plan.sides(shape, axis)
-    kind, groups = plan.kind(A.dtype), A._groups(shape, axis)
+    kind, groups = kind_of(A.dtype), A._groups(shape, axis)
     shapes = plan.merged_shapes(A.shapes, groups)
     if A.terms < 2 or len(shapes) < 2 or not math.prod(shape) or not all(m * n for m, n in shapes):
         p = plan.chain(shapes, left, right, kind)
@@ -384,11 +384,11 @@ def _(A: Separated, shape: tuple[int, ...], axis: int) -> Work:
     return Work(route, (*merges, *(_say(s) for s in q.steps)), q.flops, 0, q.bytes, q.seconds)
 
 
-def _of_transform(p: plan.Transform) -> Work:
+def _of_transform(p: plan_fft.Transform) -> Work:
     if p.route == "dense":
-        steps = (f"made by the first product, {_check.readable(p.m * p.n * plan.SIZE[p.kind])}",)
+        steps = (f"made by the first product, {_check.readable(p.m * p.n * SIZE[p.kind])}",)
         return Work("the dense matrix, remembered", steps, p.flops, 0, p.bytes, p.seconds)
-    real = "real" if plan.REAL[p.kind] == 1 else "complex"
+    real = "real" if REAL[p.kind] == 1 else "complex"
     return Work(f"{p.transforms} {real} FFTs of length {p.length} a vector", (), 0, p.flops, p.bytes, p.seconds)
 
 
@@ -402,12 +402,12 @@ for _cls in (Toeplitz, Hankel, Circulant, SkewCirculant, LowDisplacementRank):
 
 def _levels(A: Any, shape: tuple[int, ...], axis: int) -> Work:
     sizes = A.sizes if isinstance(A, MultilevelCirculant) else tuple(int(n) for n in A.t.shape)
-    kind, vectors, N = plan.kind(A.dtype), _vectors(A, shape), math.prod(sizes)
-    flops = sum(2 * N // max(1, n) * plan.fft_flops(n, kind) for n in sizes)
-    seconds = vectors * sum(2 * N // max(1, n) * plan.fft_cost(max(1, n), kind) for n in sizes) / plan.FFT_ONE
-    moved = plan.SIZE[kind] * (sum(A.shape) * vectors + N)
+    kind, vectors, N = kind_of(A.dtype), _vectors(A, shape), math.prod(sizes)
+    flops = sum(2 * N // max(1, n) * fft_flops(n, kind) for n in sizes)
+    seconds = vectors * sum(2 * N // max(1, n) * plan_fft.fft_cost(max(1, n), kind) for n in sizes) / plan_fft.FFT_ONE
+    moved = SIZE[kind] * (sum(A.shape) * vectors + N)
     route = f"2 FFTs along each of {len(sizes)} modes, " + "×".join(map(str, sizes))
-    return Work(route, (), 0, round(vectors * flops), moved, len(sizes) * plan.TRANSFORM + seconds)
+    return Work(route, (), 0, round(vectors * flops), moved, len(sizes) * plan_fft.TRANSFORM + seconds)
 
 
 explain.rules[MultilevelCirculant] = explain.rules[MultilevelToeplitz] = _levels

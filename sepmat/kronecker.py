@@ -12,6 +12,7 @@ from .errors import ShapeError, SingularMatrixError
 from .frozen import once
 from .kernels import plan
 from .kernels.kron import chain, groups_on_gpu, kron_matmul, laid_out, merged, planned
+from .kernels.limits import kind_of
 from .linalg import (
     Factorization,
     OpenFunction,
@@ -102,7 +103,7 @@ class Kronecker(StructuredMatrix):
         """The shapes of the factors where all of them are arrays, and what their products are computed in."""
         if any(isinstance(F, StructuredMatrix) for F in self.factors):
             return None
-        return tuple((int(F.shape[0]), int(F.shape[1])) for F in self.factors), plan.kind(self.dtype)
+        return tuple((int(F.shape[0]), int(F.shape[1])) for F in self.factors), kind_of(self.dtype)
 
     @once
     def _on_numpy(self) -> bool:

@@ -12,6 +12,7 @@ from .errors import DTypeError, ShapeError, SizeLimitError
 from .frozen import once
 from .kernels import plan
 from .kernels.kron import groups_on_gpu, merged, separated_matmul, stacks_laid_out
+from .kernels.limits import kind_of
 from .kernels.terms import inner, parallel, sweep
 from .kernels.terms import khatri_rao as khatri_rao
 from .kronecker import Kronecker, digits, main_entries, rearrange_back
@@ -218,7 +219,7 @@ class Separated(StructuredMatrix):
         if self._remembers and _array.on_gpu(self.factors[0]):
             return groups_on_gpu(shapes, self.terms, shape, axis, self.dtype)
         left, right = plan.sides(shape, axis)
-        return plan.chain(shapes, left, right, plan.kind(self.dtype), self._remembers, numpy).groups
+        return plan.chain(shapes, left, right, kind_of(self.dtype), self._remembers, numpy).groups
 
     def _ready(self, groups: tuple[tuple[int, int], ...]) -> tuple[tuple[Array, ...], int]:
         """Balanced and merged stacks with the scales in the smallest one, and the exponent that is left."""

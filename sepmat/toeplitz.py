@@ -13,7 +13,8 @@ from . import _array, _check
 from ._array import Array
 from .basic import inverse_of_values
 from .errors import ArgumentError, ShapeError, UnsupportedError
-from .kernels import fourier, plan
+from .kernels import fourier, plan_fft
+from .kernels.limits import kind_of
 from .kernels.unrolled import transform, unroll
 from .linalg import (
     conversion,
@@ -85,7 +86,7 @@ class _Diagonals(StructuredMatrix):
     def _suits_numpy(self, shape: tuple[int, ...], axis: int) -> bool:
         return fourier.few(shape) or self._plan(shape, axis).route == "dense"
 
-    def _plan(self, shape: tuple[int, ...], axis: int) -> plan.Transform:
+    def _plan(self, shape: tuple[int, ...], axis: int) -> plan_fft.Transform:
         """By sizes alone; a gradient needs the transforms."""
         m, n = self.shape
         vectors = 1 if len(shape) == 1 else math.prod(shape) // max(1, n)
@@ -304,7 +305,7 @@ class _FCirculant(_Diagonals):
         return self.shape[1] - 1 + i - j
 
     def _length(self) -> int:
-        return plan.circulant_length(self.c.shape[0], sum(self.corner) - 1, plan.kind(self.dtype))
+        return plan_fft.circulant_length(self.c.shape[0], sum(self.corner) - 1, kind_of(self.dtype))
 
     def _by_fft(self, x: Array, axis: int) -> Array:
         if self._remember("length", self._length) == self.c.shape[0]:

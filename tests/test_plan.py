@@ -13,7 +13,7 @@ from conftest import check, host, namespace
 import sepmat as sm
 from sepmat import kronecker
 from sepmat._bounds import BOUNDS
-from sepmat.kernels import fourier, kron, plan, unrolled
+from sepmat.kernels import fourier, kron, plan, plan_fft, unrolled
 from sepmat.kernels.kron import kron_matmul, separated_matmul
 
 DTYPES = ["float32", "float64", "complex64", "complex128"]
@@ -207,7 +207,7 @@ def test_both_routes_of_displacement(n, r, dtype):
 def test_blocks_of_vectors(axis, dtype, monkeypatch):
     """Batches in blocks: the same as in one piece, for rows, columns and stacks of columns."""
     rng = np.random.default_rng(3)
-    monkeypatch.setattr(plan, "vectors", lambda n, kind, axis: 8)
+    monkeypatch.setattr(plan_fft, "vectors", lambda n, kind, axis: 8)
     for shape in ((20, 30), (2, 11, 30), (3, 30)):
         x = normal(rng, shape if axis == -1 else (*shape[:-2], shape[-1], shape[-2]), dtype)
         S = fourier.spectrum(normal(rng, (30,), dtype), 30)
@@ -280,9 +280,9 @@ def test_dense_forms_need_the_right_to_remember():
 
 def test_large_dense_forms_are_never_made():
     for n in (3000, 10000):
-        assert plan.transform(n, n, n, 10**4, "d", 34).route == "fft"
-    assert plan.transform(509, 509, 509, 64, "d").route == "dense"  # prime: Bluestein
-    assert plan.transform(512, 512, 512, 64, "d").route == "fft"
+        assert plan_fft.transform(n, n, n, 10**4, "d", 34).route == "fft"
+    assert plan_fft.transform(509, 509, 509, 64, "d").route == "dense"  # prime: Bluestein
+    assert plan_fft.transform(512, 512, 512, 64, "d").route == "fft"
 
 
 @pytest.mark.parametrize("descending", [True, False])

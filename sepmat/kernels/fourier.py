@@ -21,8 +21,9 @@ import scipy.fft
 
 from .. import _array
 from .._array import Array
-from . import plan
+from . import plan_fft
 from ._table import KernelTable
+from .limits import kind_of
 
 try:  # what scipy.fft calls: its own checks take 3 µs a transform, as long as one of length 512
     from scipy.fft._pocketfft import pypocketfft
@@ -50,7 +51,7 @@ class Spectrum(NamedTuple):
 
 def fast_length(n: int, real: bool) -> int:
     """The smallest length >= n with a fast transform."""
-    return plan.fast_length(n, real)
+    return plan_fft.fast_length(n, real)
 
 
 def spectrum(v: Array, n: int, skew: bool = False) -> Spectrum:
@@ -268,7 +269,7 @@ def _scale(x: Array, axis: int | None = None) -> Array | None:
     """
     square = _array.sum_of_squares(x)
     if square is not None:
-        low, high = _LIMITS[plan.kind(x.dtype)]
+        low, high = _LIMITS[kind_of(x.dtype)]
         if low < square < high or (square == 0 and not (x != 0).any()):
             return None
     return _array.power_of_two(x, axis)
@@ -345,7 +346,7 @@ def _in_blocks(run: Callable[..., Any], x_at: int, args: tuple[Any, ...]) -> Any
     x, axis = args[x_at], args[-1]
     if x.ndim == 1:
         return run(_NUMPY_FFT, *args)
-    n, step = x.shape[axis], plan.vectors(args[0].n, x.dtype.char, axis)
+    n, step = x.shape[axis], plan_fft.vectors(args[0].n, x.dtype.char, axis)
     if x.size <= step * n * (2 if args[0].n == n else 1) or not x.size:  # what is not padded needs less
         if axis == -2 and x.shape[-1] == 1:  # one column is a row
             return run(_NUMPY_FFT, *args[:x_at], x[..., 0], *args[x_at + 1 : -1], -1)[..., None]

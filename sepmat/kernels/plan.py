@@ -1,4 +1,4 @@
-"""Plans: by which route a product is computed, what that costs, and why. The one place where routes are chosen.
+"""Plans: by which route a Kronecker product, or a sum of them, is computed, what that costs, and why. FFTs: plan_fft.py.
 
 A plan is a pure function of sizes and precision, computed once for each of them; the kernels run it and `explain` prints
 it, so that what is said is what is done. Every route is exact: plans differ in rounding, never in the matrix.
@@ -13,85 +13,15 @@ import dataclasses
 import functools
 import itertools
 import math
-import time
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
-import numpy as np
-
-from .. import _array
-
-# sizes of one number, and real multiplications in one of its multiplications, by the character of the dtype
-SIZE = {"f": 4, "d": 8, "F": 8, "D": 16}
-REAL = {"f": 1, "d": 1, "F": 4, "D": 4}
-
-
-def kind(dtype: Any) -> str:
-    """The character of the dtype that products with this one are computed in."""
-    known: str | None = getattr(dtype, "char", None)
-    if known in SIZE:
-        return known
-    return {"float64": "d", "complex64": "F", "complex128": "D"}.get(_array.dtype_name(dtype), "f")
-
-
-@dataclasses.dataclass(frozen=True)
-class Limits:
-    """What one core can do: seconds are predicted with these, and shares are shares of them.
-
-    Defaults: measured on one AVX-512 core (see the module). `Limits.measured()` takes a second and measures yours.
-    """
-
-    gemm32: float = 205e9  # flop/s of a 1024×1024 GEMM
-    gemm64: float = 86e9
-    copy: float = 28e9  # bytes read and written per second by a copy of 64 MB
-    cache: float = 150e9  # the same of what stays in L2
-    fft: float = 13e9  # flop/s of scipy.fft on 64 rows of 4096, 2.5 n log2 n for each
-
-    def gemm(self, kind: str) -> float:
-        return self.gemm32 if kind in "fF" else self.gemm64
-
-    @classmethod
-    def measured(cls) -> "Limits":
-        """The limits of this machine with the threads it uses now: best of five runs each, about a second."""
-
-        def best(run: Callable[[], Any]) -> float:
-            def once() -> float:
-                start = time.perf_counter()
-                run()
-                return time.perf_counter() - start
-
-            return min(once() for _ in range(5))
-
-        rates = []
-        for dtype in (np.float32, np.float64):
-            A = np.ones((1024, 1024), dtype)
-            out = np.empty_like(A)
-            rates.append(2 * 1024**3 / best(functools.partial(np.matmul, A, A, out=out)))
-        source = np.ones(2**23)
-        target = np.empty_like(source)
-        copied = 2 * source.nbytes / best(lambda: np.copyto(target, source))
-        x = np.ones((64, 4096))
-        fft = 64 * fft_flops(4096, "d") / best(lambda: scipy_fft().rfft(x))
-
-        def copy_small() -> None:
-            for _ in range(100):
-                np.copyto(target[: 2**15], source[: 2**15])
-
-        cached = 2 * 100 * 8 * 2**15 / best(copy_small)
-        return cls(rates[0], rates[1], copied, cached, fft)
-
-
-def scipy_fft() -> Any:
-    import scipy.fft
-
-    return scipy.fft
-
+from .limits import CACHE, LARGE_RATE, REAL, SIZE
 
 # Small GEMMs. Time a number of y when F (n, n) meets y (n, 64), panel after panel in L2, float64 (float32), ns:
 # n = 8 0.25 (0.13), 16 0.37 (0.20), 32 0.64 (0.33), 64 1.2 (0.60); y (n, 2^16/n) at once: 0.22 (0.12), 0.62 (0.49),
 # 1.0 (0.75), 1.7 (0.9), n = 128 3.1 (1.4), 256 6.2 (2.5). OpenBLAS takes m n k <= 10^6 without packing: the fast lane.
 SMALL_RATE = {4: 225e9, 8: 112e9}  # flop/s in the fast lane, by the size of a real number
-LARGE_RATE = {4: 220e9, 8: 86e9}
 SMALL_PANEL = 150e9  # bytes of y and the result per second beside the multiplications
 LARGE_PANEL = 40e9
 PANEL = 128  # columns of a panel
@@ -100,7 +30,6 @@ FAST_LANE = 10**6  # m n k of a GEMM that OpenBLAS does without packing
 CALL = 20e-9  # one GEMM of a batch: y of 4×16 and 8×16 in panels against one of 4×16384
 STEP = 2e-6  # one call from Python with its views
 NARROW = 0.8e-9  # a number of y when y (·, n) meets Fᵀ from the right, times 1/n: n = 2 1.0, 4 0.5, 8 0.3 ns in all
-CACHE = 2**20  # bytes of L2: what is larger pays COPY at every step
 SHARED_CACHE = 2**24  # bytes that L3 holds for us
 COPY_CACHED = 1 / 90e9  # six 8×8 on one vector of 2 MB: 0.46 ns a number and factor, 0.28 in L2
 COPY = 1 / 28e9
@@ -425,151 +354,3 @@ def stacked(shapes: Sequence[tuple[int, int]], terms: int, left: int, right: int
         found.append(Step(i, m, n, before * terms, after, "batched", 0))
     after, (m, n) = after * m, shapes[0]
     return (*found, step(0, m, n * terms, left, after))
-
-
-# transforms -----------------------------------------------------------------------------------------------------------------
-
-# Crossovers that these constants give, n of square matrices, float64 (float32): circulant, 1 vector 240 (350), 64 rows 110
-# (130); Toeplitz, 1 vector 300 (430), 64 rows 240 (300). Measured, dense over FFT at n = 256: 0.9 (0.5), 2.4 (1.7); Toeplitz 0.6
-# (0.3), 1.0 (0.9).
-TRANSFORM = 6e-6  # what a product by FFT costs beside its transforms: circulant, n = 64
-PADDING = 1.5e-6  # and more where x is padded: Toeplitz, n = 64
-SUM_OF_TRANSFORMS = 20e-6  # the same for W(G, H), whose transforms stand in stacks of terms: faster for one vector, and
-SUM_ONE = (
-    1.4  # slower for many, with the products between them. n = 1024: one vector 30, 41, 101 µs with 1, 4, 16 terms,
-)
-SUM_MANY = 0.8  # 64 rows 0.64, 1.6, 5.8 ms
-FFT_ONE = 8.5e9  # flop/s of a transform of one vector: n = 1024 in 3.0 µs, both precisions
-FFT_MANY = {4: 23e9, 8: 13e9}  # of 64 rows of 1024, by the size of a real number
-DENSE_CALL = 1.2e-6
-GEMV = 80e9  # bytes of the matrix per second: n = 256 float64 in 6.4 µs
-UNROLL = 14e9  # bytes of a dense form per second, from its diagonals: n = 512 float64 in 0.15 ms
-PATIENCE = 24  # products that making a dense form may cost: 16 of 64 rows at n = 1024
-AT_ONCE = 0.01  # seconds that making it may cost in any case
-DENSE_BYTES = 2**25  # of a dense form that is remembered beside a structure
-
-
-class Transform(NamedTuple):
-    """A product with an m×n matrix by FFTs of length `length`, or by its dense form where that is faster."""
-
-    route: str  # "fft" or "dense"
-    m: int
-    n: int
-    length: int
-    transforms: int  # for each vector
-    vectors: int
-    kind: str
-    by_transforms: float  # seconds
-    making: float  # seconds that the first product takes more, for the dense form
-    seconds: float
-
-    def by_fft(self) -> "Transform":
-        """The same product by transforms."""
-        return self._replace(route="fft", seconds=self.by_transforms)
-
-    @property
-    def flops(self) -> int:
-        if self.route == "dense":
-            return 2 * self.m * self.n * self.vectors * REAL[self.kind]
-        pointwise = 6 * (self.length // (1 if REAL[self.kind] == 4 else 2)) * max(1, self.transforms - 1)
-        return round(self.vectors * (self.transforms * fft_flops(self.length, self.kind) + pointwise))
-
-    @property
-    def bytes(self) -> int:
-        """The vectors, the results, and what is stored of the matrix."""
-        stored = self.m * self.n if self.route == "dense" else self.length * max(1, self.transforms - 2)
-        return SIZE[self.kind] * ((self.m + self.n) * self.vectors + stored)
-
-
-@functools.lru_cache(maxsize=4096)
-def transform(m: int, n: int, length: int, vectors: int, kind: str, transforms: int = 2) -> Transform:
-    """FFT or dense, by sizes alone, so that equal products have equal bits.
-
-    transforms = 2: a matrix that is constant along its diagonals, whose dense form is a copy of windows; more: one whose
-    dense form takes n products.
-    """
-    size, real = SIZE[kind], SIZE[kind] // (2 if REAL[kind] == 4 else 1)
-    fixed = TRANSFORM + (PADDING if length > max(m, n) else 0.0)
-    one, rate = transforms * fft_cost(length, kind), FFT_MANY[real]
-    single = FFT_ONE
-    if transforms > 2:
-        fixed, rate, single = SUM_OF_TRANSFORMS, SUM_MANY * rate, SUM_ONE * single
-    fast = fixed + vectors * one / (single if vectors < 4 else rate)
-    dense = DENSE_CALL + m * n * size / GEMV
-    if vectors > 1:
-        dense += 2 * m * n * vectors * REAL[kind] / LARGE_RATE[real]
-    making = 1e-5 + m * n * size / UNROLL if transforms == 2 else fixed + n * one / rate
-    chosen = dense < fast and m * n * size <= DENSE_BYTES and making <= max(AT_ONCE, PATIENCE * fast)
-    return Transform(
-        "dense" if chosen else "fft", m, n, length, transforms, vectors, kind, fast, making, dense if chosen else fast
-    )
-
-
-def fft_flops(n: int, kind: str) -> float:
-    """The usual count of a transform of length n: 2.5 n log2 n for real data, twice that for complex."""
-    return (5.0 if REAL[kind] == 4 else 2.5) * n * math.log2(max(2, n))
-
-
-def fft_cost(n: int, kind: str) -> float:
-    """fft_flops of as much work, by pocketfft's own estimate: a factor p costs p, or one way around through 2 n - 1.
-
-    n = 16381 is prime and takes 8.7 times as long as 16384; the estimate says 6.4.
-    """
-    around = 3 * _passes(_good_length(2 * n - 1)) if n > 50 else math.inf
-    return (2.5 if REAL[kind] == 4 else 1.25) * min(_passes(n), around)
-
-
-def fast_length(n: int, real: bool) -> int:
-    """The smallest length >= n with a fast transform: no prime factor above 5, or 11 for complex data, as in pocketfft."""
-    while True:
-        rest = n
-        for p in (2, 3, 5) if real else (2, 3, 5, 7, 11):
-            while rest % p == 0:
-                rest //= p
-        if rest == 1:
-            return n
-        n += 1
-
-
-def circulant_length(n: int, diagonals: int, kind: str) -> int:
-    """The length of the transforms of an n×n f-circulant with so many diagonals in sight: n, or that of a Toeplitz matrix.
-
-    n = 16381 is prime: 1.05 ms a product by transforms of that length, 0.30 by padded ones (float64).
-    """
-    padded = fast_length(max(1, diagonals), REAL[kind] == 1)
-    return padded if fft_cost(padded, kind) < PADDED * fft_cost(n, kind) else n
-
-
-PADDED = 0.75  # of the transforms that a padded one may cost, so that padding pays for itself
-
-
-def _passes(n: int) -> float:
-    """n times the sum of its prime factors, those above 5 counted 1.1 times."""
-    total, rest, p = 0.0, n, 2
-    while p * p <= rest:
-        while rest % p == 0:
-            total, rest = total + (p if p <= 5 else 1.1 * p), rest // p
-        p += 1
-    if rest > 1:
-        total += rest if rest <= 5 else 1.1 * rest
-    return n * max(2.0, total)
-
-
-def _good_length(n: int) -> int:
-    """A power of two, 3/2 or 5/4 of one, at least n."""
-    k = (n - 1).bit_length()
-    return min(c for c in (2**k, 3 * 2**k // 4, 5 * 2**k // 8) if c >= n)
-
-
-def vectors(n: int, kind: str, axis: int = -1) -> int:
-    """How many rows are transformed together: those whose three arrays nearly stay in L2, in multiples of pocketfft's vectors
-    (of 16 bytes in SciPy's wheels); of columns those that share cache lines.
-
-    64 rows of 1024, padded to 2048, float64: 0.63 ms by 8 rows, 0.58 by 32, 0.56 at once, but 0.97 where memory is fresh each
-    time; 16384: 11.8 ms by 2 or 4, 12.8 by 16, 16 by 32.
-    """
-    lanes = (16 if axis == -1 else 64) // (SIZE[kind] // (2 if REAL[kind] == 4 else 1))
-    return max(lanes, VECTORS // max(1, 3 * n * SIZE[kind]) // lanes * lanes)
-
-
-VECTORS = CACHE * 3 // 2  # bytes of the rows that are transformed together, padded, transformed and back

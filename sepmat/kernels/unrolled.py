@@ -4,8 +4,9 @@ import numpy as np
 
 from .. import _array
 from .._array import Array
-from . import plan
+from . import plan_fft
 from ._table import KernelTable
+from .limits import kind_of
 
 
 def _reference(t: Array, rows: int, columns: int, descending: bool) -> Array:
@@ -26,9 +27,9 @@ def _windows(t: Array, rows: int, columns: int, descending: bool) -> Array:
     return np.array(windows[::-1] if descending else windows)
 
 
-def transform(like: Array, m: int, n: int, length: int, vectors: int, transforms: int = 2) -> plan.Transform:
-    """The plan of a product by FFTs or by the dense form (plan.transform), that of the machine which holds this array."""
-    make = plan.transform
+def transform(like: Array, m: int, n: int, length: int, vectors: int, transforms: int = 2) -> plan_fft.Transform:
+    """The plan of a product by FFTs or by the dense form (plan_fft.transform), that of the machine which holds this array."""
+    make = plan_fft.transform
     if _array.on_gpu(like):
         from .cuda.transforms import transform as make
-    return make(m, n, length, vectors, plan.kind(like.dtype), transforms)
+    return make(m, n, length, vectors, kind_of(like.dtype), transforms)

@@ -7,7 +7,8 @@ plan.py, not measured.
 
 import functools
 
-from ..plan import AT_ONCE, DENSE_BYTES, PATIENCE, REAL, SIZE, Transform
+from ..limits import REAL, SIZE
+from ..plan_fft import AT_ONCE, DENSE_BYTES, PATIENCE, Transform
 from .plan import H100, Limits
 
 NAMES = {"f": "float32", "d": "float64", "F": "complex64", "D": "complex128"}
@@ -17,7 +18,7 @@ NAMES = {"f": "float32", "d": "float64", "F": "complex64", "D": "complex128"}
 def transform(
     m: int, n: int, length: int, vectors: int, kind: str, transforms: int = 2, limits: Limits = H100
 ) -> Transform:
-    """FFT or dense on a GPU; the arguments are those of kernels.plan.transform, and so is what is remembered of the dense form.
+    """FFT or dense on a GPU; the arguments are those of kernels.plan_fft.transform, and so is what is remembered of the dense form.
 
     Each transform, and each product with a spectrum between two of them, reads and writes vectors of the length; padding and
     cutting take the vectors once more.
