@@ -13,7 +13,7 @@ from conftest import check, host, namespace
 import sepmat as sm
 from sepmat import kronecker
 from sepmat._bounds import BOUNDS
-from sepmat.kernels import fourier, kron, plan, plan_fft, unrolled
+from sepmat.kernels import fourier, kron, plan, plan_fft, steps, unrolled
 from sepmat.kernels.kron import kron_matmul, separated_matmul
 
 DTYPES = ["float32", "float64", "complex64", "complex128"]
@@ -79,12 +79,12 @@ def test_forms_of_a_step(form, dtype):
     for left, m, n, right in ((5, 20, 17, 70), (1, 16, 32, 200), (3, 4, 6, 64)):
         F, y = normal(rng, (m, n), dtype), normal(rng, (left, n, right), dtype)
         step = plan.Step(0, m, n, left, right, form, {"panels": 32, "row panels": 8, "batched": 0}[form])
-        found = kron._step(F, step, y, None).reshape(left, m, right)
+        found = steps.run_step(F, step, y).reshape(left, m, right)
         scale = np.abs(F) @ np.abs(y)
         check(np.abs(found - np.matmul(ref.wide(F), ref.wide(y))), scale, constant(dtype, n), dtype, "B3 a step")
     rows = normal(rng, (300, 6), dtype)
     F = normal(rng, (5, 6), dtype)
-    found = kron._step(F, plan.step(0, 5, 6, 300, 1), rows, None)
+    found = steps.run_step(F, plan.step(0, 5, 6, 300, 1), rows)
     assert plan.step(0, 5, 6, 300, 1).form == "rows"
     check(np.abs(found[..., 0] - ref.wide(rows) @ ref.wide(F).T), np.abs(rows) @ np.abs(F).T, constant(dtype, 6), dtype)
 
@@ -351,9 +351,9 @@ def test_the_plan_is_the_one_that_runs(monkeypatch):
     """The steps that run are those of the plan that explain has put into words, and the table finds the same plan."""
     rng = np.random.default_rng(6)
     seen = []
-    step, slabs = kron._step, kron._in_slabs
-    monkeypatch.setattr(kron, "_step", lambda f, s, *a: (seen.append(s), step(f, s, *a))[1])
-    monkeypatch.setattr(kron, "_in_slabs", lambda f, p, x: (slabs(f, p, x), seen.clear(), seen.extend(p.steps))[0])
+    step, slabs = steps.run_step, steps._in_slabs
+    monkeypatch.setattr(steps, "run_step", lambda f, s, *a: (seen.append(s), step(f, s, *a))[1])
+    monkeypatch.setattr(steps, "_in_slabs", lambda f, p, x: (slabs(f, p, x), seen.clear(), seen.extend(p.steps))[0])
     for shapes, k in (([(8, 8)] * 6, 16), ([(2, 2)] * 12, 1), ([(64, 64)] * 2, 16), ([(7, 3), (2, 6)], 5)):
         A = sm.Kronecker(*(rng.standard_normal(s) for s in shapes))
         x = rng.standard_normal((A.shape[1], k))

@@ -11,6 +11,7 @@ from .._array import Array, array_namespace, device, itemsize
 from . import plan
 from ._table import KernelTable
 from .plan import order
+from .steps import run_chain, run_step, run_terms
 
 TERM_BLOCK = 2**18  # entries of the intermediates of all terms taken together; they stay in the cache
 
@@ -104,9 +105,6 @@ def merged(factors: Sequence[Array], groups: Sequence[tuple[int, int]]) -> tuple
     return tuple(result)
 
 
-# NumPy: the same on preallocated arrays, in panels and slabs that stay in the cache -------------------------------------
-
-
 @kron_matmul.row("numpy", lambda factors, x, axis: type(x) is np.ndarray)
 def _planned(factors: Sequence[Any], x: Any, axis: int) -> Any:
     """By the plan of the sizes (kernels/plan.py)."""
@@ -122,12 +120,7 @@ def planned(p: plan.Chain, factors: Sequence[Any], x: Any, axis: int) -> Any:
         factor, m, _, before, after, *_ = p.largest
         where, advice = f"kron_matmul (factor {factor})", "Multiply fewer columns at a time"
         _check.check_bytes((before, m, after), x.itemsize, _check.PRODUCT_LIMIT, where, advice)
-    if p.split:
-        y = _in_slabs(factors, p, x)
-    else:
-        y = x
-        for step in p.steps:
-            y = _step(factors[step.factor], step, y, None)
+    y = run_chain(factors, p, x)
     if x.ndim == 1:
         return y.reshape(-1)
     return y.reshape((*x.shape[:-1], -1) if axis == -1 else (*x.shape[:-2], -1, x.shape[-1]))
@@ -195,111 +188,6 @@ def _chain_of_tensors(factors: Sequence[Array], x: Array, afters: Sequence[int])
 
     y = own.chain(list(factors), x.reshape(-1, x.shape[-1]), list(afters))
     return y.reshape(*x.shape[:-1], y.shape[1])
-
-
-def _run(factors: Sequence[Any], steps: Sequence[plan.Step], y: Any, out: Any = None, panel: int = 0) -> Any:
-    """One step after the other. panel: y and out are columns cut out of longer rows, and their width."""
-    last = len(steps) - 1
-    for k, step in enumerate(steps):
-        target = out if k == last else None
-        if panel and (k == 0 or k == last):
-            step = step._replace(form="panels", width=panel)
-        y = _step(factors[step.factor], step, y, target)
-    return y
-
-
-def _step(F: Any, step: plan.Step, y: Any, out: Any) -> Any:
-    """F along the middle axis of y, viewed as (left, n, right)."""
-    _, m, n, left, right, form, _, gap = step
-    if form == "batched" and right <= 8 < left and F.size <= 64 and y.dtype.char == "f":
-        F = np.ascontiguousarray(
-            F
-        )  # 8×8 on (8, 8) by columns: 72 in place of 33 ns a GEMM, which double precision has not
-    if out is None and not gap:
-        if form == "from the right":
-            return np.matmul(y.reshape(left, n), F.T)
-        if form == "from the left":
-            return np.matmul(F, y.reshape(n, right))
-        if form == "batched":
-            return np.matmul(F, y.reshape(left, n, right))
-    if out is None:
-        out = (_spaced(left, m * right, y.dtype) if gap else np.empty((left, m * right), y.dtype)).reshape(
-            left, m, right
-        )
-    if form == "from the right":
-        return np.matmul(y.reshape(left, n), F.T, out=out.reshape(left, m))
-    if form == "from the left":
-        return np.matmul(F, y.reshape(n, right), out=out.reshape(m, right))
-    if form == "batched":
-        return np.matmul(F, y.reshape(left, n, right), out=out.reshape(left, m, right))
-    return _ROUTES[form](F, y, out, step)
-
-
-def _spaced(rows: int, length: int, dtype: Any) -> Any:
-    """Room for rows that the next step reads in panels, one cache line apart.
-
-    Rows of 512 bytes or a multiple would fall into the same few sets of the L1 cache: 64×64 on y (64, 1024) takes 1.3
-    in place of 1.8 ns a number.
-    """
-    return np.empty((rows, length + 64 // dtype.itemsize), dtype)[:, :length]
-
-
-def _panels(F: Any, y: Any, out: Any, step: plan.Step) -> Any:
-    """F on panels of w columns: GEMMs that OpenBLAS does without packing."""
-    _, m, n, left, right, _, w, _ = step
-    whole, full = out, right // w * w
-    if full < right:
-        y, out = y.reshape(left, n, right), out.reshape(left, m, right)
-        np.matmul(F, y[..., full:], out=out[..., full:])
-        y, out = y[..., :full], out[..., :full]
-    y, out = y.reshape(left, n, full // w, w), out.reshape(left, m, full // w, w)
-    np.matmul(F, y.transpose(0, 2, 1, 3), out=out.transpose(0, 2, 1, 3))
-    return whole
-
-
-def _rows(F: Any, y: Any, out: Any, step: plan.Step) -> Any:
-    """y Fᵀ for many rows y and a small F, in panels of w rows."""
-    _, m, n, left, _, _, w, _ = step
-    FT, full = np.ascontiguousarray(F.T), left // w * w
-    y, rows = y.reshape(left, n), out.reshape(left, m)
-    np.matmul(y[:full].reshape(-1, w, n), FT, out=rows[:full].reshape(-1, w, m))
-    if full < left:
-        np.matmul(y[full:], FT, out=rows[full:])
-    return out
-
-
-def _row_panels(F: Any, y: Any, out: Any, step: plan.Step) -> Any:
-    """w rows of F at a time, where y_l has so few columns that OpenBLAS would rather pack F than multiply by it."""
-    _, m, n, left, right, _, w, _ = step
-    F = np.ascontiguousarray(F) if left >= 16 else F  # 2048×256 by columns on 256 slices: 40 in place of 28 ms
-    y, rows, full = y.reshape(left, n, right), out.reshape(left, m, right), m // w * w
-    panels = rows[:, :full].reshape(left, full // w, w, right)
-    np.matmul(F[:full].reshape(full // w, w, n), y[:, None], out=panels)
-    if full < m:
-        np.matmul(F[full:], y, out=rows[:, full:])
-    return out
-
-
-_ROUTES = {"panels": _panels, "rows": _rows, "row panels": _row_panels}
-
-
-def _in_slabs(factors: Sequence[Any], p: plan.Chain, x: Any) -> Any:
-    """The last factors on slabs of whole rows, then the first ones, in place where they are square, on slabs of columns."""
-    head, tail = p.shapes[: p.split], p.shapes[p.split :]
-    n, m = (math.prod(s[k] for s in head) for k in (1, 0))
-    blocks, length = p.left * n, p.right * math.prod(s[0] for s in tail)
-    x = x.reshape(blocks, -1)
-    y = np.empty((blocks, length), x.dtype)
-    for i in range(0, blocks, p.rows):
-        j = min(i + p.rows, blocks)
-        _run(factors[p.split :], plan.steps(tail, j - i, p.right), x[i:j], y[i:j])
-    y = y.reshape(p.left, n, length)
-    z = y if m == n else np.empty((p.left, m, length), x.dtype)
-    for b in range(p.left):
-        for i in range(0, length, p.columns):
-            j = min(i + p.columns, length)
-            _run(factors, plan.steps(head, 1, j - i), y[b, :, i:j], z[b, :, i:j], j - i)
-    return z
 
 
 # sums of Kronecker products ------------------------------------------------------------------------------------------------
@@ -393,9 +281,9 @@ def _planned_sum(factors: Sequence[Any], scales: Any, x: Any, axis: int) -> Any:
         _check.check_bytes(size, x.itemsize, _check.PRODUCT_LIMIT, where, advice)
     if scales is not None:
         factors = (*factors[:-1], factors[-1] * scales[:, None, None])
-    total = _stacked([F[: p.block] for F in factors], shapes, x, left, right)
+    total = run_terms([F[: p.block] for F in factors], shapes, x, left, right)
     for start in range(p.block, terms, p.block):
-        total += _stacked([F[start : start + p.block] for F in factors], shapes, x, left, right)
+        total += run_terms([F[start : start + p.block] for F in factors], shapes, x, left, right)
     return total.reshape((*lead, -1, *trail))
 
 
@@ -427,7 +315,7 @@ def _sum_on_tensors(factors: Sequence[Array], scales: Array | None, x: Array, ax
 
 @separated_matmul.row("torch", lambda factors, scales, x, axis: len(factors) == 2 and _on_rows(factors, x, axis))
 def _chained_sum(factors: Sequence[Array], scales: Array | None, x: Array, axis: int) -> Array:
-    """Σ_l F_1[l] ⊗ F_2[l]: the last factors in one tall matrix, then the first ones in one wide matrix, as in `_stacked`."""
+    """Σ_l F_1[l] ⊗ F_2[l]: the last factors in one tall matrix, then the first ones in one wide matrix, as in `run_terms`."""
     first, last = _scaled(factors, scales)
     terms, m, n = last.shape
     tall, wide = last.reshape(terms * m, n), first.permute(1, 2, 0).reshape(first.shape[1], first.shape[2] * terms)
@@ -440,26 +328,6 @@ def _sum_on_device(factors: Sequence[Array], scales: Array | None, x: Array, axi
     from .cuda import rows
 
     return rows.separated_matmul(factors, scales, x, axis)
-
-
-def _stacked(factors: Sequence[Any], shapes: Sequence[tuple[int, int]], y: Any, left: int, right: int) -> Any:
-    """Σ_l F_1[l] ⊗ … ⊗ F_d[l] on y viewed as (left, Π n_i, right), from the last factor to the first.
-
-    The last factors of all terms stand in one tall matrix, the first ones in one wide one: each meets y in one step. y is
-    (…, n_i, terms, m_{i+1}, …) between them, so that nothing is moved on the way.
-    """
-    terms, d = factors[0].shape[0], len(factors)
-    m, n = shapes[-1]
-    before, after = left * math.prod(s[1] for s in shapes[:-1]), right
-    y = _step(factors[-1].reshape(terms * m, n), plan.step(d - 1, terms * m, n, before, after), y, None)
-    for i in range(d - 2, 0, -1):
-        after, (m, n) = after * m, shapes[i]
-        before //= n
-        y = y.reshape(before, n, terms, after).transpose(0, 2, 1, 3)
-        y = np.matmul(factors[i], y)
-    after, (m, n) = after * m, shapes[0]
-    F = factors[0].transpose(1, 2, 0).reshape(m, n * terms)
-    return _step(F, plan.step(0, m, n * terms, left, after), y, None)
 
 
 # Kronecker sums ---------------------------------------------------------------------------------------------------------------
@@ -490,6 +358,6 @@ def _planned_kron_sum(factors: Sequence[Any], x: Any, axis: int) -> Any:
     total = None
     for F, (left, right) in _modes(factors, x, axis):
         m, n = F.shape
-        y = _step(F, plan.step(0, m, n, left, right), x, None).reshape(x.shape)
+        y = run_step(F, plan.step(0, m, n, left, right), x).reshape(x.shape)
         total = y if total is None else np.add(total, y, out=total)
     return total
