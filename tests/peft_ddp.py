@@ -1,4 +1,4 @@
-"""Two processes on the CPU (gloo) train each method with DistributedDataParallel: run as a script by test_peft.py.
+"""Two processes on the CPU (gloo) train each method with DistributedDataParallel: run as a script by test_peft_layers.py.
 
 Prints one line of JSON: method → whether all parameters are the same bits in both processes, and not those of the start.
 """

@@ -1,15 +1,16 @@
 """What the tests of sepmat.peft share: tiny models made of configurations, the methods, and the table of what works.
 
-`operation` makes one test for each method out of one function and notes it in TABLE. `python tests/peft_models.py` prints
-the table; the page on fine-tuning shows it, and a test holds the two together.
+`operation` makes one test for each method out of one function and notes it in TABLE, module by module.
+`python tests/peft_models.py` prints the table; the page on fine-tuning shows it, and a test holds the two together.
 """
 
 import functools
+import importlib
 import sys
 
 import pytest
 import torch
-from peft import get_peft_model
+from peft import PeftModel, get_peft_model
 from torch import nn
 from transformers import (
     BertConfig,
@@ -44,7 +45,13 @@ VARIANTS = {
 }
 ADDITIVE = [name for name in METHODS if name != "adapter"]
 NOT_LINEAR = {"adapter": "not linear"}
-TABLE: dict[str, dict[str, bool]] = {}
+MERGE = 2e-6  # relative, float32
+FILTERS = [
+    pytest.mark.filterwarnings("ignore::FutureWarning"),  # of transformers and PEFT among themselves
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:Could not find a config file"),  # of a base model that came from no file
+]
+TABLE: dict[str, dict[str, dict[str, bool]]] = {"test_peft": {}, "test_peft_adapters": {}, "test_peft_layers": {}}
 
 
 def operation(title, no=None, slow=None, unsupported=Exception):
@@ -53,9 +60,10 @@ def operation(title, no=None, slow=None, unsupported=Exception):
     slow: why the test takes so long, if it does.
     """
     no = no or {}
-    TABLE[title] = {method: method not in no for method in METHODS}
 
     def wrap(test):
+        TABLE[test.__module__][title] = {method: method not in no for method in METHODS}
+
         @functools.wraps(test)
         def run(method, **fixtures):
             if method not in no:
@@ -72,7 +80,9 @@ def operation(title, no=None, slow=None, unsupported=Exception):
 def table():
     """TABLE as Markdown: ✓ works, – raises an error that says why."""
     rows = [["operation", *METHODS], ["---", *["---"] * len(METHODS)]]
-    rows += [[title, *("✓" if cells[method] else "–" for method in METHODS)] for title, cells in TABLE.items()]
+    for module, operations in TABLE.items():
+        importlib.import_module(module)  # notes its operations
+        rows += [[title, *("✓" if cells[method] else "–" for method in METHODS)] for title, cells in operations.items()]
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
@@ -139,6 +149,21 @@ def another(method):
     }.get(method, config_of("ldr" if method != "ldr" else "toeplitz"))
 
 
+def three(method):
+    """Adapters "default", "second" of another structure of the same type, and "third" that does nothing yet."""
+    model = adapted(method)
+    torch.manual_seed(2)
+    model.add_adapter("second", another(method))
+    model.add_adapter("third", config_of(method, init_weights=True))
+    return model
+
+
+def saved_again(model, folder, base, **how):
+    """Trainable again: where no gradient is asked for, products may take another exact route."""
+    model.save_pretrained(folder)
+    return PeftModel.from_pretrained(base, folder, is_trainable=True, **how)
+
+
 def inputs(model, dtype=torch.float32):
     generator = torch.Generator().manual_seed(5)
     if hasattr(getattr(model, "config", None), "vocab_size"):
@@ -172,6 +197,4 @@ def layers_of(model):
 
 if __name__ == "__main__":
     sys.modules["peft_models"] = sys.modules["__main__"]
-    import test_peft  # noqa: F401
-
     print(table())
