@@ -194,7 +194,7 @@ def band(cls, m, n):
         return (c, concat((c[corner % m : corner % m + 1], tail))) if m else (c, tail)
 
     def make(c, tail):
-        return cls(*whole(sm.StructuredMatrix.xp.fget(sm.Dense(c[:, None])).concat, c, tail))
+        return cls(*whole(sm.Dense(c[:, None]).xp.concat, c, tail))
 
     def constant(c, r):
         return ref.fft_constant(ref.embedding(c, r))

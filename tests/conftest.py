@@ -23,6 +23,8 @@ import pytest
 
 from sepmat._bounds import ROUNDOFF
 
+pytest.register_assert_rewrite("file_parts")  # as in test modules: its assertions hold under python -O too
+
 BACKENDS = {
     "numpy": "array_api_compat.numpy",
     "array_api_strict": "array_api_strict",
@@ -176,6 +178,12 @@ def xp(request):
 @pytest.fixture
 def rng(request):
     return np.random.default_rng(zlib.crc32(request.node.nodeid.encode()))
+
+
+@pytest.fixture
+def path(tmp_path):
+    """Where a test saves a matrix."""
+    return tmp_path / "matrix.safetensors"
 
 
 FIGURES = pathlib.Path(__file__).resolve().parent.parent / "figures"

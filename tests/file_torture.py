@@ -73,9 +73,9 @@ def written(A):
     return b"".join(_container.pack(tree, writer.arrays))
 
 
-def read(data):
+def read(data, **options):
     """The matrix in these bytes."""
-    return files._read(io.BytesIO(data), len(data))
+    return files._read(io.BytesIO(data), len(data), **options)
 
 
 def content(value):

@@ -57,7 +57,7 @@ def test_every_row_is_there():
     assert {f"6.{i}" for i in range(1, 52)} - rows <= {f"6.{i}" for i in elsewhere}
     later = {
         64, 98,  # a CUDA device that runs out of memory, a kernel that does not compile
-        84, 83,  # two savers, kill -9: tests/test_files.py
+        84, 83,  # two savers, kill -9: tests/test_file_system.py
         86,  # weights of adapters: tests/test_peft.py
         88, 89, 90, 92, 94,  # checked in every case
     }  # fmt: skip

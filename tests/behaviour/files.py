@@ -1,4 +1,4 @@
-"""What can be wrong with a file, rows 66 to 85 of the catalogue: `tests/test_files.py` goes into each of them at length.
+"""What can be wrong with a file, rows 66 to 85 of the catalogue: `tests/test_hostile_files.py` goes into each of them at length.
 
 Row 86, adapter weights that do not fit, is of `sepmat.peft` and stands in `tests/test_peft.py`.
 """
