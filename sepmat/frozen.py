@@ -69,7 +69,7 @@ class Frozen:
         """The same structure with fn applied to every stored array (a cast, a move, a conjugation)."""
         return self._of(**{name: _map(value, fn) for name, value in self._fields().items()})
 
-    @property
+    @once
     def xp(self) -> Namespace:
         """The array API namespace of the stored arrays."""
         return _array.array_namespace(*self.arrays())

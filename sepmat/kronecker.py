@@ -64,7 +64,7 @@ class Kronecker(StructuredMatrix):
         rows, columns = ([int(F.shape[k]) for F in self.factors] for k in (0, 1))
         return (math.prod(rows), math.prod(columns))
 
-    @property
+    @once
     def operators(self) -> tuple[StructuredMatrix, ...]:
         """The factors, arrays wrapped as Dense."""
         return tuple(as_operator(F) for F in self.factors)
@@ -188,9 +188,10 @@ def as_factors(factors: Sequence[Any], where: str) -> tuple[Factor, ...]:
     arrays = [(name, F) for name, F in zip(names, factors, strict=True) if not isinstance(F, StructuredMatrix)]
     checked = iter(_check.as_arrays(arrays, where, 2) if arrays else ())
     result = [F if isinstance(F, StructuredMatrix) else next(checked) for F in factors]
-    leaves = [(name, a) for name, F in zip(names, result, strict=True) for a in as_operator(F).arrays()]
-    _check.same_place(where, leaves)
-    return same_dtype([as_factor(as_operator(F)) for F in result])
+    if len(arrays) < len(factors):
+        leaves = [(name, a) for name, F in zip(names, result, strict=True) for a in as_operator(F).arrays()]
+        _check.same_place(where, leaves)
+    return same_dtype([as_factor(F) for F in result])
 
 
 def _is_number_row(value: Sequence[Any]) -> bool:
@@ -205,11 +206,13 @@ def as_operator(F: Factor) -> StructuredMatrix:
     return F if isinstance(F, StructuredMatrix) else Dense._of(array=F)
 
 
-def as_factor(A: StructuredMatrix) -> Factor:
+def as_factor(A: Factor) -> Factor:
     return A.array if isinstance(A, Dense) else A
 
 
 def same_dtype(factors: Sequence[Factor]) -> tuple[Factor, ...]:
+    if all(F.dtype == factors[0].dtype for F in factors):
+        return tuple(factors)
     operators = [as_operator(F) for F in factors]
     dtype = operators[0].xp.result_type(*(A.dtype for A in operators))
     return tuple(as_factor(A.astype(dtype)) for A in operators)
@@ -347,21 +350,27 @@ def _nonsingular(A: Kronecker, where: str) -> None:
 @solve.register
 def _(A: Kronecker, b: Array) -> Array:
     """Factor by factor, never by inverses: the residual bound is free of the condition (docs/numerics.md)."""
+    if _array.is_torch(b) and _array.shares_with_numpy(b) and (twin := A._twin()) is not None:
+        return _array.tensor_view(solve.rule(twin, _array.numpy_view(b)))  # its layouts cost no copies there
     _nonsingular(A, "solve")
-    if _array.is_torch(b) and _array.shares_with_numpy(*A.arrays(), b):  # its layouts cost no copies there
-        return _array.tensor_view(solve.rule(A.map(_array.numpy_view), _array.numpy_view(b)))
+    return _mode_by_mode(A, lambda i, B, columns: _by_factor(solve, i, B, columns), b, stacks=True)
+
+
+def _mode_by_mode(
+    A: Kronecker, inner: Callable[[int, StructuredMatrix, Array], Array], b: Array, stacks: bool = False
+) -> Array:
+    """inner(i, factor i, columns), as many rows as the factor has columns, along every mode of the columns of b.
+
+    stacks: that of a dense factor takes a stack of columns as well, and so need not turn them.
+    """
     operators = A.operators
-    return _mode_by_mode(A, lambda i, columns: _by_factor(solve, i, operators[i], columns), b)
-
-
-def _mode_by_mode(A: Kronecker, inner: Callable[[int, Array], Array], b: Array) -> Array:
-    """inner(i, columns), which has as many rows as factor i has columns, along every mode of the columns of b."""
-    xp, operators = A.xp, A.operators
 
     def product(i: int, y: Array, left: int, right: int) -> Array:
-        m, n = operators[i].shape
-        columns = xp.reshape(xp.permute_dims(xp.reshape(y, (left, m, right)), (1, 0, 2)), (m, left * right))
-        return xp.permute_dims(xp.reshape(inner(i, columns), (n, left, right)), (1, 0, 2))
+        B = operators[i]
+        y = A.xp.reshape(y, (left, B.shape[0], right))
+        if stacks and isinstance(B, Dense):
+            return inner(i, B, y)
+        return _array.folded(lambda columns: inner(i, B, columns), y)
 
     return chain([B.shape[::-1] for B in operators], product, b, -2)
 
@@ -375,13 +384,13 @@ def _(A: Kronecker) -> Factorization:
 
 
 def _solve_factors(inner: Sequence[Factorization], A: Kronecker, b: Array) -> Array:
-    return _mode_by_mode(A, lambda i, columns: inner[i].solver(A.operators[i].astype(b.dtype), columns), b)
+    return _mode_by_mode(A, lambda i, B, columns: inner[i].solver(B.astype(b.dtype), columns), b, stacks=True)
 
 
 @lstsq.register
 def _(A: Kronecker, b: Array, rcond: float | None) -> Array:
     """Factor by factor: the pseudo-inverse of V ⊗ W is that of V times that of W."""
-    return _mode_by_mode(A, lambda i, columns: _by_factor(lstsq, i, A.operators[i], columns, rcond), b)
+    return _mode_by_mode(A, lambda i, B, columns: _by_factor(lstsq, i, B, columns, rcond), b)
 
 
 @inverse.register

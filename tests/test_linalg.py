@@ -429,6 +429,25 @@ def test_kronecker_solve_is_backward_stable(kappa):
         check(np.linalg.norm((b - D @ x).astype(float)), scale, BOUNDS["B15"](12), "float64", "B15 at any condition")
 
 
+@pytest.mark.parametrize("scale", [1.0, 1e-100])
+@pytest.mark.parametrize("columns", [1, 5, 16, 70])
+@pytest.mark.parametrize("sizes", [(2, 66, 3), (65, 64), (1, 17, 1)])
+def test_kronecker_solve_in_every_layout(xp, sizes, columns, scale):
+    """B15 with pivots, for few and many columns: stacks turned side by side, solved where they lie, or by getrs."""
+    rng = np.random.default_rng(columns)
+    for dtype in ("float64", "complex128"):
+        factors = [scale ** (i == 0) * normal(rng, (n, n), dtype) for i, n in enumerate(sizes)]
+        b = normal(rng, (math.prod(sizes), columns), dtype)
+        K = sm.Kronecker(*map(xp.asarray, factors))
+        for solve in (lambda c: sm.solve(K, c), sm.factorize(K).solve):  # noqa: B023
+            right = xp.asarray(b, copy=True)
+            x = host(solve(right))
+            np.testing.assert_array_equal(host(right), b)  # b is not written to
+            product = host(sm.Kronecker(*factors) @ x)
+            bound = math.prod(np.linalg.norm(F, 2) for F in factors) * np.linalg.norm(x, axis=0)
+            check(np.linalg.norm(b - product, axis=0), bound, BOUNDS["B15"](sum(sizes)), dtype, "B15 in every layout")
+
+
 @pytest.mark.parametrize("kappa", [1e1, 1e4, 1e8, 1e12])
 @pytest.mark.parametrize("n", [8, 13, 64, 100, 127])
 def test_circulant_solve(kappa, n):

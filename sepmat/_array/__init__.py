@@ -4,7 +4,20 @@ Everything above this package is written on the array API standard (https://data
 on NumPy, CuPy, array-api-strict and torch. What the standard does not have stands here, one function each.
 """
 
-from .dense import Factors, eig, eigvals, expm, lstsq, lu_factor, lu_solve, qr, qr_triangle, schur, solve_triangular
+from .dense import (
+    Factors,
+    eig,
+    eigvals,
+    expm,
+    folded,
+    lstsq,
+    lu_factor,
+    lu_solve,
+    qr,
+    qr_triangle,
+    schur,
+    solve_triangular,
+)
 from .libraries import (
     Array,
     Namespace,
@@ -79,6 +92,7 @@ __all__ = [
     "eigvals",
     "expm",
     "exponent",
+    "folded",
     "freeze",
     "frobenius",
     "from_bits",

@@ -1,6 +1,7 @@
 """The few dense routines that the array API standard lacks, one function each."""
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -52,16 +53,60 @@ def _rcond_by_inverse(A: Array) -> float:
 
 
 def lu_solve(F: Factors, B: Array) -> Array:
-    """A⁻¹ B of the dtype of B; with gradients where they are asked for."""
+    """A⁻¹ B for columns B (n, k), or for each of a stack of them (l, n, k), of the dtype of B; with gradients where they
+    are asked for."""
     xp = array_namespace(B)
     if not F.A.shape[-1]:
         return copy(B)
     if F.lu is None or attached(F.A, B):
-        return xp.linalg.solve(astype(F.A, B.dtype), B)
-    right = to_numpy(B)
-    (getrs,) = scipy.linalg.get_lapack_funcs(("getrs",), (F.lu[0], right))
-    x = getrs(*F.lu, right)[0]
+        A = astype(F.A, B.dtype)
+        return folded(lambda C: xp.linalg.solve(A, C), B)
+    x = _lapack_solve(F, to_numpy(B))
     return xp.asarray(x / F.scale if F.scale != 1.0 else x, dtype=B.dtype, device=device(B))
+
+
+def folded(solve: Callable[[Array], Array], B: Array) -> Array:
+    """What a function makes of columns (n, k), or of those of a stack (l, n, k), all side by side."""
+    if B.ndim == 2:
+        return solve(B)
+    xp, (l, n, k) = array_namespace(B), B.shape
+    X = solve(xp.reshape(xp.permute_dims(B, (1, 0, 2)), (n, l * k)))
+    return xp.permute_dims(xp.reshape(X, (X.shape[0], l, k)), (1, 0, 2))
+
+
+MANY = 16  # columns from which the triangles stand on the right
+SLAB = 64  # columns from which the members of a stack are solved with one by one, where they lie
+
+
+def _lapack_solve(F: Factors, B: Any) -> Any:
+    """(A / scale)⁻¹ B on the host.
+
+    Many columns in C order are rows to BLAS: X Lᵀ = Y runs at twice the rate of L X = Y, and nothing is turned. 64×64 on
+    1024 columns: 0.30 ms in place of 0.79 by getrs; 1024×1024 on 256: 32 in place of 47.
+    """
+    n, k = B.shape[-2:]
+    lu, pivots = np.asarray(F.lu[0], dtype=B.dtype, order="F"), F.lu[1]
+    if B.size < n * max(MANY, n // 8):
+        (getrs,) = scipy.linalg.get_lapack_funcs(("getrs",), (B,))
+        return folded(lambda C: getrs(lu, pivots, C)[0], B)
+    (trsm,) = scipy.linalg.get_blas_funcs(("trsm",), (B,))
+
+    def solve(X: Any) -> Any:  # in place
+        trsm(1.0, lu, X.T, side=1, lower=1, trans_a=1, diag=1, overwrite_b=1)
+        trsm(1.0, lu, X.T, side=1, trans_a=1, overwrite_b=1)
+        return X
+
+    rows = list(range(n))  # of Pᵀ B, A = P L U
+    for i, j in enumerate(pivots.tolist()):
+        rows[i], rows[j] = rows[j], rows[i]
+    if B.ndim == 2:
+        return solve(np.take(B, rows, axis=0))
+    if k >= SLAB and n * k >= SLAB**2:
+        X = np.take(B, rows, axis=1)
+        for Y in X:
+            solve(Y)
+        return X
+    return folded(lambda C: solve(np.take(C, rows, axis=0)), B)
 
 
 def qr_triangle(A: Array) -> Array:
