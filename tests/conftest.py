@@ -23,7 +23,7 @@ import pytest
 
 from sepmat._bounds import ROUNDOFF
 
-pytest.register_assert_rewrite("file_parts")  # as in test modules: its assertions hold under python -O too
+pytest.register_assert_rewrite("draws", "file_parts")  # as in test modules: their assertions hold under python -O too
 
 BACKENDS = {
     "numpy": "array_api_compat.numpy",

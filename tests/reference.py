@@ -78,6 +78,21 @@ def separated(*factors, scales=None):
     return total
 
 
+def sum_of_terms(factors, scales=None):
+    """`separated` by numpy.kron, for sizes where a loop over the entries takes too long."""
+    total = zeros((math.prod(F.shape[1] for F in factors), math.prod(F.shape[2] for F in factors)), factors[0])
+    for l in range(len(factors[0])):
+        total = total + (1 if scales is None else wide(scales)[l]) * reduce(np.kron, (wide(F)[l] for F in factors))
+    return total
+
+
+def weight(factors, scales=None):
+    """N = Σ_l |s_l| Π_i ‖F_i[l]‖"""
+    norms = [[frobenius(F[l]) for l in range(len(F))] for F in factors]
+    sizes = np.prod(norms, axis=0) if len(factors[0]) else np.zeros(0)
+    return float(np.sum(sizes if scales is None else np.abs(scales) * sizes))
+
+
 def scaled_separated(scales, *factors):
     return separated(*factors, scales=scales)
 

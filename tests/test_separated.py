@@ -1,6 +1,6 @@
-"""Separated representations of 1 to 5 factors, rectangular as they come: their algebra against dense extended precision.
+"""Separated representations: all digits of their norms, range, merging, Kronecker products, libraries, gradients, bad input.
 
-The numbers of the identities are those of test_identities.py; limits are ten times the largest constant seen there.
+Their identities are in test_separated_identities.py; limits are ten times the largest constant seen.
 """
 
 import functools
@@ -14,246 +14,13 @@ import pytest
 from behaviour.engine import Backend, Refusal, form, read
 from cases import normal
 from conftest import check, dtype_of, host, library, namespace
-from test_identities import identity
+from reference import frobenius, sum_of_terms, weight, wide
 
 import sepmat as sm
 from sepmat.algebra import relative_distance
 from sepmat.fit import check_attainable
 
 U = 2.0**-53
-
-
-def wide(x):
-    return np.asarray(x).astype(np.clongdouble if np.asarray(x).dtype.kind == "c" else np.longdouble)
-
-
-def frobenius(x):
-    return np.sqrt(np.sum(np.abs(wide(x)) ** 2))
-
-
-def dense(factors, scales=None):
-    """Σ_l s_l F_1[l] ⊗ … ⊗ F_d[l] by numpy.kron in extended precision."""
-    total = np.zeros(
-        (math.prod(F.shape[1] for F in factors), math.prod(F.shape[2] for F in factors)), wide(factors[0]).dtype
-    )
-    for l in range(len(factors[0])):
-        total = total + (1 if scales is None else wide(scales)[l]) * functools.reduce(
-            np.kron, (wide(F)[l] for F in factors)
-        )
-    return total
-
-
-def weight(factors, scales=None):
-    """N = Σ_l |s_l| Π_i ‖F_i[l]‖"""
-    norms = [[frobenius(F[l]) for l in range(len(F))] for F in factors]
-    sizes = np.prod(norms, axis=0) if len(factors[0]) else np.zeros(0)
-    return float(np.sum(sizes if scales is None else np.abs(scales) * sizes))
-
-
-class Terms:
-    """Drawn factors and scales, the matrix made of them, its dense form D and its weight N."""
-
-    def __init__(self, d, shapes, low=0, high=3):
-        self.terms = d.size(low, high)
-        self.factors = [d.array(self.terms, *s) for s in shapes]
-        self.scales = d.array(self.terms) if d.size(0, 1) else None
-        self.matrix = sm.Separated(self.factors, self.scales)
-        self.D, self.N = dense(self.factors, self.scales), weight(self.factors, self.scales)
-        self.d, self.size = len(shapes), sum(m * n for m, n in shapes)
-
-
-def sizes(d):
-    """Sides for 1 to 5 factors, so that the dense matrix stays small."""
-    count = d.size(1, 5)
-    return [d.size(1, (5, 4, 3, 2, 2)[count - 1]) for _ in range(count)]
-
-
-def shapes_of(d):
-    rows = sizes(d)
-    return [(m, d.size(1, (5, 4, 3, 2, 2)[len(rows) - 1])) for m in rows]
-
-
-# --- identities --------------------------------------------------------------------------------------------------------------
-
-
-@identity()
-def test_08_partial_trace(d):
-    """tr_k(… ⊗ V_k ⊗ …) = tr(V_k) (the others), for every choice of factors, and the full trace where none is left."""
-    shapes = [(n, n) if d.size(0, 2) else (n, n + 1) for n in sizes(d)]
-    A = Terms(d, shapes)
-    square = [i for i, (m, n) in enumerate(shapes) if m == n]
-    for count in range(len(square) + 1):
-        for traced in itertools.combinations(square, count):
-            T = wide(A.D).reshape([m for m, _ in shapes] + [n for _, n in shapes])
-            for i in sorted(traced, reverse=True):
-                T = np.trace(T, axis1=i, axis2=i + T.ndim // 2)
-            rest = [shapes[i] for i in range(len(shapes)) if i not in traced]
-            expected = T.reshape(math.prod(m for m, _ in rest), math.prod(n for _, n in rest))
-            scale = (math.prod(n for _, n in shapes) + A.terms) * A.N
-            found = sm.partial_trace(A.matrix, [i - len(shapes) * (i % 2) for i in traced[::-1]])
-            if rest:
-                assert type(found) is sm.Separated and found.shapes == tuple(rest) and found.terms == A.terms
-                found = found.to_dense()
-            d.close(found, expected if rest else expected[0, 0], scale, "id 8 partial trace")
-
-
-@identity()
-def test_20_hadamard(d):
-    """(V ⊗ W) ∘ (X ⊗ Y) = (V ∘ X) ⊗ (W ∘ Y), entry by entry: d + r products, then the sums."""
-    shapes = shapes_of(d)
-    A, B = Terms(d, shapes), Terms(d, shapes)
-    found = sm.hadamard(A.matrix, B.matrix)
-    assert type(found) is sm.Separated and found.terms == A.terms * B.terms
-    G = dense([np.abs(F) for F in A.factors], None if A.scales is None else np.abs(A.scales))
-    H = dense([np.abs(F) for F in B.factors], None if B.scales is None else np.abs(B.scales))
-    d.close(found.to_dense(), A.D * B.D, (2 * A.d + found.terms + 2) * G * H, "id 20 separated")
-    K, L = (sm.Kronecker(*(d.array(*s) for s in shapes)) for _ in range(2))
-    assert type(sm.hadamard(K, L)) is sm.Kronecker
-    expected = dense([F[None] for F in K.factors]) * dense([F[None] for F in L.factors])
-    d.close(sm.hadamard(K, L).to_dense(), expected, 3 * len(shapes) * np.abs(expected), "id 20 Kronecker")
-
-
-@identity()
-def test_26_30_sums_products_and_kronecker_products(d):
-    """Numbers of terms add in sums and multiply in products of both kinds; values by the weights."""
-    shapes, further = shapes_of(d), [(d.size(1, 2), d.size(1, 2)) for _ in range(d.size(1, 2))]
-    A, B, C = Terms(d, shapes), Terms(d, shapes), Terms(d, [(n, d.size(1, 2)) for _, n in shapes])
-    for M, D in ((A.matrix + B.matrix, A.D + B.D), (A.matrix - B.matrix, A.D - B.D)):
-        assert type(M) is sm.Separated and M.terms == A.terms + B.terms
-        d.close(M.to_dense(), D, (A.d + M.terms) * (A.N + B.N), "id 30 sum, d <= 5")
-    P = A.matrix @ C.matrix
-    assert type(P) is sm.Separated and P.terms == A.terms * C.terms and (3 * A.matrix).terms == A.terms
-    scale = (sum(n for _, n in shapes) + A.d + P.terms) * A.N * C.N
-    d.close(P.to_dense(), A.D @ C.D, scale, "id 30 product, d <= 5")
-    E = Terms(d, further, high=2)
-    for M, D in ((sm.kron(A.matrix, E.matrix), np.kron(A.D, E.D)), (sm.kron(E.matrix, A.matrix), np.kron(E.D, A.D))):
-        assert type(M) is sm.Separated and M.terms == A.terms * E.terms and len(M.shapes) == A.d + E.d
-        d.close(M.to_dense(), D, (A.d + E.d + M.terms) * A.N * E.N, "id 26 Kronecker product")
-    M = A.matrix.merged()
-    assert M.terms <= A.terms and M.merged() is M
-    d.close(M.to_dense(), A.D, (A.d + A.terms + 16 * A.d) * A.N, 0.14, "merged")
-
-
-@identity()
-def test_28_condition_number(d):
-    """κ >= 1/√r; it does not see scales, order, signs, adjoints, orthogonal factors; κ(A ⊗ B) = κ(A) κ(B)."""
-    shapes = shapes_of(d)
-    A = Terms(d, shapes, low=1)
-    S, kappa = A.matrix, A.matrix.condition_number
-    if d.mode == "entries" and not frobenius(A.D) > 1e-30 * A.N:
-        return  # the terms cancel completely, or there are none
-    e = 2 * U * (1 + len(shapes))
-    assert kappa >= (1 - 4 * A.terms * e) / math.sqrt(A.terms)
-    if kappa > 1e6 or (d.mode == "entries" and d.single):
-        return
-    slack = 1 + 40 * A.terms * e * kappa  # double precision whatever the data is …
-    moved = 1 + 40 * A.terms * (2.0**-23 if d.single else 2.0**-52) * kappa  # … but these round the data
-    order = np.random.default_rng(A.terms).permutation(A.terms)
-    weights = np.asarray(S._weights)
-    for other, limit in (
-        (sm.Separated([F[order] for F in A.factors], weights[order]), slack), (S.T, slack), (S.conj(), slack),
-        (-S, slack), (2.0 * S, slack), (sm.Separated([-A.factors[0], *A.factors[1:]], -weights), slack),
-        (sm.Separated([F * 2.0**k for k, F in enumerate(A.factors)], weights), slack),
-        (3 * S, moved), (S.normalized(), moved),
-    ):  # fmt: skip
-        assert kappa / limit <= other.condition_number <= kappa * limit
-    if d.mode == "seeded":
-        left, right = ([np.linalg.qr(d.array(k, k))[0] for k in side] for side in zip(*shapes, strict=True))
-        turned = sm.Kronecker(*left) @ S @ sm.Kronecker(*right)
-        assert kappa / moved**3 <= turned.condition_number <= kappa * moved**3
-        B = Terms(d, [(2, 1)], low=1, high=2).matrix
-        product = kappa * B.condition_number
-        assert sm.kron(S, B).condition_number == pytest.approx(product, rel=(moved - 1) * B.condition_number + 1e-5)
-
-
-@identity()
-def test_29_splitting_and_merging(d):
-    """Splitting a term leaves A and lowers κ at most by √2; merging equal terms is exact, and undoes it."""
-    A = Terms(d, shapes_of(d), low=1)
-    S, weights = A.matrix, np.asarray(A.matrix._weights)
-    t = 0.25
-    split = sm.Separated([np.concatenate((F, F[:1])) for F in A.factors], np.append(weights, weights[0] * (1 - t)))
-    split = sm.Separated(split.factors, np.concatenate(([weights[0] * t], np.asarray(split.scales)[1:])))
-    d.close(split.to_dense(), A.D, (A.d + A.terms + 1) * A.N, "id 29")
-    if math.isfinite(S.condition_number) and S.condition_number < 1e4:
-        assert split.condition_number >= S.condition_number / math.sqrt(2) * (1 - 1e-4)
-    M = S.merged()
-    assert (S + S).merged().terms == split.merged().terms == M.terms
-    assert (S - S).merged().terms == 0
-    for F, G in zip((S + S).merged().factors, M.factors, strict=True):
-        np.testing.assert_array_equal(F, G)
-    np.testing.assert_array_equal((S + S).merged()._weights, 2 * M._weights)
-    r = 4  # equality in κ >= 1/√r
-    equal = sm.Separated([np.repeat(F[:1], r, axis=0) for F in A.factors], np.full(r, 0.25, d.dtype))
-    if all(np.any(F[0] != 0) for F in A.factors):
-        assert equal.condition_number == pytest.approx(0.5, rel=1e-12)
-
-
-@identity()
-def test_31_inner_product(d):
-    """⟨A, B⟩ = Σ s̄_l t_m Π ⟨V_k^l, W_k^m⟩, conjugate symmetric, ‖A‖² = ⟨A, A⟩."""
-    shapes = shapes_of(d)
-    A, B = Terms(d, shapes), Terms(d, shapes)
-    scale = (A.size + A.terms * B.terms + A.d) * A.N * B.N
-    d.close(sm.inner(A.matrix, B.matrix), np.vdot(A.D, B.D), scale, "id 31, d <= 5")
-    d.close(sm.inner(B.matrix, A.matrix), np.vdot(B.D, A.D), scale, "id 31, d <= 5")
-    d.close(sm.inner(A.matrix, A.matrix), np.vdot(A.D, A.D), (A.size + A.terms**2 + A.d) * A.N**2, "id 31, d <= 5")
-
-
-@identity()
-def test_32_33_products_and_evaluation(d):
-    """A x against the dense matrix, columns one by one, ⟨Ax, y⟩ = ⟨x, Aᴴy⟩; a separated x gives a separated A x."""
-    shapes = shapes_of(d)
-    A = Terms(d, shapes)
-    S, K = A.matrix, sum(n for _, n in shapes) + A.terms + A.d
-    X, y = d.array(S.shape[1], 2), d.array(S.shape[0])
-    d.close(S @ X, A.D @ wide(X), K * A.N * frobenius(X), "id 32, d <= 5")
-    d.close(S @ X[:, 0], A.D @ wide(X[:, 0]), K * A.N * frobenius(X), "id 32, d <= 5")
-    both = K + sum(m for m, _ in shapes) + sum(S.shape)
-    gap = np.vdot(wide(S @ X[:, 0]), wide(y)) - np.vdot(wide(X[:, 0]), wide(S.H @ y))
-    d.close(gap, 0, both * A.N * frobenius(X) * frobenius(y), "id 32 adjoint")
-    d.close(S.to_dense(), A.D, (A.d + A.terms) * A.N, "id 33, d <= 5")
-    x = Terms(d, [(n, 1) for _, n in shapes], high=2)
-    image = S @ x.matrix
-    assert type(image) is sm.Separated and image.shape == (S.shape[0], 1)
-    d.close(image.to_dense(), A.D @ x.D, (K + image.terms) * A.N * x.N, "id 32 separated x")
-
-
-@identity()
-def test_35_norms_and_distances_by_the_qr_sweep(d):
-    """‖A‖_F and ‖A − B‖_F to 20 d e N, N the weight: e of double precision, then one rounding to the dtype of the data."""
-    shapes = shapes_of(d)
-    A, B = Terms(d, shapes), Terms(d, shapes)
-    near = [F * (1 + d.rng.uniform(-1, 1) * 1e-5) for F in A.factors] if d.rng is not None else A.factors
-    near = Near(near, A.scales, d.dtype)
-    for found, D, N in (
-        (sm.norm(A.matrix), A.D, A.N), (sm.distance(A.matrix, B.matrix), A.D - B.D, A.N + B.N),
-        (sm.distance(A.matrix, near.matrix), A.D - near.D, A.N + near.N), (sm.distance(A.matrix, A.matrix), 0 * A.D, 2 * A.N),
-    ):  # fmt: skip
-        true = frobenius(D)
-        assert np.asarray(found).dtype == np.dtype(
-            d.dtype.replace("complex64", "float32").replace("complex128", "float64")
-        )
-        u = 2.0**-24 if d.single else U
-        error = abs(wide(found) - true) - u * true
-        check(max(error, 0), 2 * A.d * (N + d.floor / U), 20, "float64", "id 35")
-    true = frobenius(A.D)
-    if true > 1e-6 * A.N > 0:
-        found = relative_distance(A.matrix, near.matrix)
-        check(
-            max(abs(found - frobenius(A.D - near.D) / true), 0),
-            2 * A.d * 2 * (A.N + near.N) / true,
-            20,
-            "float64",
-            "id 35",
-        )
-
-
-class Near:
-    def __init__(self, factors, scales, dtype):
-        factors = [F.astype(dtype) for F in factors]
-        self.matrix, self.D, self.N = sm.Separated(factors, scales), dense(factors, scales), weight(factors, scales)
-
 
 # --- all the digits -------------------------------------------------------------------------------------------------------------
 
@@ -269,8 +36,8 @@ def test_errors_that_a_gram_formula_cannot_see(size):
     rng = np.random.default_rng(1)
     A = laplacian(3, 6)
     B = sm.Separated([F * (1 + size * rng.standard_normal(F.shape)) for F in A.factors])
-    DA = dense(A.factors)
-    true = frobenius(DA - dense(B.factors)) / frobenius(DA)
+    DA = sum_of_terms(A.factors)
+    true = frobenius(DA - sum_of_terms(B.factors)) / frobenius(DA)
     found = float(sm.distance(A, B) / sm.norm(A))
     N = 2 * weight(A.factors) / float(frobenius(DA))
     check(abs(found - true), 2 * 3 * N, 20, "float64", "2.5 table")
@@ -332,12 +99,12 @@ def test_float32_data_is_swept_in_double_precision():
     rng = np.random.default_rng(0)
     A = sm.Separated([rng.standard_normal((4, 3, 3)).astype("float32") for _ in range(3)])
     B = sm.Separated([F * np.float32(1 + 2.0**-22) for F in A.factors])
-    true = frobenius(dense(A.factors) - dense(B.factors))
+    true = frobenius(sum_of_terms(A.factors) - sum_of_terms(B.factors))
     check(abs(wide(sm.distance(A, B)) - true), true, 1.01, "float32", "float32 distance")
-    assert true / frobenius(dense(A.factors)) < 1e-6
+    assert true / frobenius(sum_of_terms(A.factors)) < 1e-6
     check(
-        abs(wide(sm.norm(A)) - frobenius(dense(A.factors))),
-        frobenius(dense(A.factors)),
+        abs(wide(sm.norm(A)) - frobenius(sum_of_terms(A.factors))),
+        frobenius(sum_of_terms(A.factors)),
         1.01,
         "float32",
         "float32 norm",
@@ -450,7 +217,7 @@ def test_merged_on_every_backend(xp):
         )
         np.testing.assert_array_equal(host(M.factors[0])[:2], V)
         np.testing.assert_allclose(host(M.scales), [2, 2 - 3 / 7, 1], rtol=1e-5 if single else 1e-13)
-        check(frobenius(host(M.to_dense()) - dense([F.astype(dtype) for F in factors], scales)),
+        check(frobenius(host(M.to_dense()) - sum_of_terms([F.astype(dtype) for F in factors], scales)),
               2 * (16 * 3 + 9) * weight(factors, scales), 1, dtype, "merged")  # fmt: skip
         assert M.merged() is M and A.merged().equals(M)
         assert (A - A).merged().terms == 0 and (A - A).merged().shape == A.shape
