@@ -27,9 +27,7 @@ def ways(problem: Problem) -> Iterator[Way]:
     kind = problem.case.kind
     library = problem.home
     yield Way(OURS, library, lambda: ours(problem))
-    yield from {"chain": chains, "sum": sums, "layer": layers, "form": forms, "backward": backwards}.get(kind, bands)(
-        problem
-    )
+    yield from RIVALS[kind](problem)
     yield Way(AGAIN, library, lambda: ours(problem))
 
 
@@ -75,6 +73,20 @@ def chain(xp: Any, factors: Sequence[Any], x: Any) -> Any:
     return x.reshape(rows, math.prod(sizes))
 
 
+def by_terms(p: Problem, factors: Sequence[Any]) -> list[Sequence[Any]]:
+    """The factors of each term."""
+    return list(zip(*factors, strict=True)) if p.summed else [factors]
+
+
+def added_up(xp: Any, terms: Sequence[Sequence[Any]], x: Any) -> Any:
+    """The chain of each term, added up: of one term nothing but its chain."""
+    first, *others = terms
+    y = chain(xp, first, x)
+    for term in others:
+        y = y + chain(xp, term, x)
+    return y
+
+
 def expression(modes: int, terms: bool) -> str:
     """The einsum of a product, or of a sum of them."""
     small, big = string.ascii_lowercase[:modes], string.ascii_uppercase[:modes]
@@ -104,42 +116,23 @@ def operator(p: Problem, factors: Sequence[Any]) -> Any:
     return ops.SumLinearOperator(*(one(t) for t in zip(*factors, strict=True))) if p.summed else one(factors)
 
 
-def chains(p: Problem) -> Iterator[Way]:
-    """One Kronecker product."""
-    cupy, torch = p.device.cupy, p.device.torch
+def products(p: Problem) -> Iterator[Way]:
+    """One Kronecker product, or a sum of them."""
+    cupy, torch, terms = p.device.cupy, p.device.torch, by_terms(p, p.factors)
     for name in (KERNEL, MERGED):
         yield Way(name, "cupy", functools.partial(fixed, p, name))
-    yield Way(MATMUL, "cupy", lambda: lambda x: chain(cupy, p.factors, x))
+    yield Way(MATMUL, "cupy", lambda: lambda x: added_up(cupy, terms, x))
     optimised = functools.partial(cupy.einsum, optimize=True)
     yield Way("cupy.einsum", "cupy", lambda: contracted(p, optimised, p.factors))
     if p.case.columns <= DENSE:
         yield Way("dense", "cupy", lambda: _times(dense(cupy, p, p.factors)))
     if torch:
         F = [p.tensor(a) for a in p.factors]
-        yield Way("torch chain", "torch", lambda: lambda x: chain(torch, F, x))
+        each = by_terms(p, F)
+        yield Way("torch chain", "torch", lambda: lambda x: added_up(torch, each, x))
         yield Way("torch.einsum", "torch", lambda: contracted(p, torch.einsum, F))
         if p.case.compiled:
-            yield Way("torch.compile of the chain", "torch", lambda: compiled(p, lambda x: chain(torch, F, x)))
-        yield Way(LINEAR_OPERATOR, "torch", lambda: _of(operator(p, F)), columns=True)
-        yield Way("sepmat on torch", "torch", lambda: _times_ours(_matrix(p, F)))
-
-
-def sums(p: Problem) -> Iterator[Way]:
-    """A sum of Kronecker products."""
-    cupy, torch = p.device.cupy, p.device.torch
-    for name in (KERNEL, MERGED):
-        yield Way(name, "cupy", functools.partial(fixed, p, name))
-    terms = list(zip(*p.factors, strict=True))
-    yield Way(MATMUL, "cupy", lambda: lambda x: sum(chain(cupy, t, x) for t in terms))
-    optimised = functools.partial(cupy.einsum, optimize=True)
-    yield Way("cupy.einsum", "cupy", lambda: contracted(p, optimised, p.factors))
-    if p.case.columns <= DENSE:
-        yield Way("dense", "cupy", lambda: _times(dense(cupy, p, p.factors)))
-    if torch:
-        F = [p.tensor(a) for a in p.factors]
-        each = list(zip(*F, strict=True))
-        yield Way("torch chain", "torch", lambda: lambda x: sum(chain(torch, t, x) for t in each))
-        yield Way("torch.einsum", "torch", lambda: contracted(p, torch.einsum, F))
+            yield Way("torch.compile of the chain", "torch", lambda: compiled(p, lambda x: added_up(torch, each, x)))
         yield Way(LINEAR_OPERATOR, "torch", lambda: _of(operator(p, F)), columns=True)
         yield Way("sepmat on torch", "torch", lambda: _times_ours(_matrix(p, F)))
 
@@ -156,7 +149,7 @@ def layers(p: Problem) -> Iterator[Way]:
 def lokr(p: Problem) -> Callable[[Any], Any]:
     """The delta of PEFT's LoKr layer at each forward, its own function; for more terms once for each."""
     torch, kron = p.device.torch, importlib.import_module("peft.tuners.lokr.layer").make_kron
-    terms = list(zip(*p.factors, strict=True)) if p.summed else [p.factors]
+    terms = by_terms(p, p.factors)
 
     def call(x: Any, given: Any = None) -> Any:
         weight = sum(kron(a, b, 1.0) for a, b in (given or terms))
@@ -217,11 +210,8 @@ def backwards(p: Problem) -> Iterator[Way]:
         with contextlib.suppress(ImportError):
             call = lokr(p)
             yield Way(PEFT, "torch", lambda: differentiated(p, p.factors, lambda x, F: call(x, [F])))
-    each: Callable[[Any], Any] = (lambda F: list(zip(*F, strict=True))) if p.summed else (lambda F: [F])
     yield Way(
-        "torch chain",
-        "torch",
-        lambda: differentiated(p, p.factors, lambda x, F: sum(chain(torch, t, x) for t in each(F))),
+        "torch chain", "torch", lambda: differentiated(p, p.factors, lambda x, F: added_up(torch, by_terms(p, F), x))
     )
     yield Way(LINEAR_OPERATOR, "torch", lambda: differentiated(p, p.factors, lambda x, F: (operator(p, F) @ x.mT).mT))
     if p.case.compiled:
@@ -271,3 +261,14 @@ def _tf32(torch: Any, W: Any) -> Callable[[Any], Any]:
             torch.backends.cuda.matmul.allow_tf32 = before
 
     return call
+
+
+RIVALS = {
+    "chain": products,
+    "sum": products,
+    "layer": layers,
+    "form": forms,
+    "backward": backwards,
+    "toeplitz": bands,
+    "circulant": bands,
+}  # of each kind of case

@@ -11,8 +11,6 @@ from ..limits import REAL, SIZE
 from ..plan_fft import AT_ONCE, DENSE_BYTES, PATIENCE, Transform
 from .plan import H100, Limits
 
-NAMES = {"f": "float32", "d": "float64", "F": "complex64", "D": "complex128"}
-
 
 @functools.lru_cache(maxsize=4096)
 def transform(
@@ -31,7 +29,7 @@ def transform(
     fast = size * numbers * vectors / limits.bandwidth + launches * limits.launch
     flops = 2 * m * n * vectors * REAL[kind]
     moved = size * (m * n + (m + n) * vectors)
-    dense = max(moved / limits.bandwidth, flops / limits.rate(NAMES[kind])) + limits.launch
+    dense = max(moved / limits.bandwidth, flops / limits.gemm(kind)) + limits.launch
     making = 2 * size * m * n / limits.bandwidth + 4 * limits.launch
     if transforms > 2:  # by n products
         making = size * numbers * n / limits.bandwidth + launches * limits.launch
