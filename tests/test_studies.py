@@ -229,6 +229,11 @@ def test_docs_quote_the_committed_records():
     assert text == _study.quoted(text, records), "run python -m studies --plot-only --docs"
 
 
+def test_the_index_names_every_study():
+    index = _study.DOCS.read_text(encoding="utf-8").partition("\n## ")[0]
+    assert sorted(re.findall(r"^\| \[(\w+)\]\(#\1\) \|", index, re.MULTILINE)) == sorted(_study.names())
+
+
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_number_in_the_prose_is_in_the_record(name):
     text = _study.DOCS.read_text(encoding="utf-8")
