@@ -3,6 +3,10 @@
 One round calls every entry once, in a fresh random order, so that what else the machine does meets all of them alike. A
 sample repeats a call until it has taken 2 ms. With one thread the clock is the CPU time of the process, with more it is
 the wall. What an entry returns is compared with the truth before it is timed: a fast wrong answer is not an entry.
+
+With more threads each library has its own, and they wait for work without sleep: those of torch and of pyfastkron for 15 ms
+after a call, those of OpenBLAS for 100. So a sample begins once its own entry has been called for so long that the threads
+of the one before have gone to sleep.
 """
 
 import contextlib
@@ -22,6 +26,7 @@ from studies import _study
 
 OURS = "sepmat"
 SAMPLE = 2e-3  # seconds of one sample
+SETTLE = 2e-2  # seconds of untimed calls before one, where there is more than one thread
 LEAST = 3
 
 
@@ -86,7 +91,7 @@ def race(entries: Sequence[Entry], truth: Any, bound: float, pace: Pace, rng: An
         slow = 10 * min(first.values(), default=0.0) + 0.5  # what takes so long decides nothing: its one call stands
         samples = {name: [took] for name, took in first.items() if took > slow}
         running = {e.name: e.call for e in entries if e.name in first.keys() - samples.keys()}
-        samples |= timed(running, pace, rng, clock, first)
+        samples |= timed(running, pace, rng, clock, first, settle=SETTLE if count > 1 else 0.0)
     for name, seconds in samples.items():
         found[name]["seconds"] = spread(seconds)
     return found
@@ -131,10 +136,11 @@ def timed(
     clock: Callable[[], float],
     first: dict[str, float] | None = None,
     patient: bool = False,
+    settle: float = 0.0,
 ) -> dict[str, list[float]]:
     """Seconds of each call in each round; unless patient, ten times the fastest is not called after two rounds.
 
-    first: the seconds of a call made before, where there was one.
+    first: the seconds of a call made before, where there was one. settle: the seconds of untimed calls before each sample.
     """
     long = {name for name, took in (first or {}).items() if took > 100 * SAMPLE}
     repeats = {name: 1 if name in long else repeat(call, clock) for name, call in calls.items()}
@@ -145,6 +151,9 @@ def timed(
         if done >= (pace.least if spent < 4 * pace.seconds else LEAST) and spent > pace.seconds:
             break
         for name in rng.permutation(names).tolist():
+            until = time.perf_counter() + settle
+            while time.perf_counter() < until:
+                calls[name]()
             seconds[name].append(sample(calls[name], repeats[name], clock))
         if done == 1 and not patient:
             best = min(min(s) for s in seconds.values())
@@ -153,14 +162,11 @@ def timed(
 
 
 def repeat(call: Callable[[], Any], clock: Callable[[], float]) -> int:
-    """How many calls make a sample; the first call is slow, so one that may need several is asked again."""
-    for _ in range(2):
-        start = clock()
-        call()
-        took = clock() - start
-        if took >= SAMPLE:
-            return 1
-    return math.ceil(SAMPLE / max(took, 1e-7))
+    """How many calls make a sample: twice as many each time, since the first ones are slow and say too little."""
+    count = 1
+    while (took := sample(call, count, clock) * count) < SAMPLE / 2:
+        count *= 2
+    return max(1, round(count * SAMPLE / took)) if took < SAMPLE else count
 
 
 def sample(call: Callable[[], Any], repeats: int, clock: Callable[[], float]) -> float:

@@ -1,12 +1,14 @@
 """Every study's smoke preset, its record, its claims and figure; the command line; the numbers that the docs quote."""
 
 import copy
+import functools
 import json
 import pathlib
 import re
 import shutil
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -254,6 +256,30 @@ def test_rounds_are_counted(repeated):
     seconds = _peers.rounds({"a": lambda: calls.append("a"), "b": int}, 7, np.random.default_rng(0), repeated=repeated)
     assert {name: len(times) for name, times in seconds.items()} == {"a": 7, "b": 7}
     assert len(calls) > 7 if repeated else len(calls) == 7
+
+
+def test_a_sample_is_long_however_slow_the_first_calls_are():
+    from studies import _race
+
+    now, calls = [0.0], [0]
+
+    def call():
+        calls[0] += 1
+        now[0] += 1e-3 if calls[0] < 4 else 1e-5
+
+    count = _race.repeat(call, lambda: now[0])
+    assert 0.5 * _race.SAMPLE <= count * 1e-5 <= 2 * _race.SAMPLE
+
+
+def test_the_threads_of_one_entry_are_asleep_when_the_next_is_timed():
+    from studies import _race
+
+    order = []
+    calls = {name: functools.partial(order.append, name) for name in "ab"}
+    began = time.perf_counter()
+    found = _race.timed(calls, _race.Pace.exactly(2), np.random.default_rng(0), time.perf_counter, settle=0.01)
+    assert time.perf_counter() - began >= 4 * 0.01
+    assert {name: len(seconds) for name, seconds in found.items()} == {"a": 2, "b": 2}
 
 
 def timeless(value):
