@@ -26,7 +26,10 @@ AHEAD = 0.02  # of the residual: what a compression may add to it, a step gains 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Eigenpair:
-    """A x ≈ λ x. residual: ‖A x − λ x‖ / ‖A x‖ by the QR sweep; condition_number: κ of the separated vector x, ‖x‖ = 1."""
+    """What `power_iteration` and `inverse_iteration` return: A x ≈ λ x, value λ, vector x (N, 1) separated, ‖x‖ = 1.
+
+    residual: ‖A x − λ x‖ / ‖A x‖ by the QR sweep; condition_number: κ of x.
+    """
 
     value: float | complex
     vector: Separated

@@ -25,7 +25,8 @@ Found = tuple[Array, list[float]]  # (log w, log t), and where the error of the 
 
 
 class ExponentialSum(NamedTuple):
-    """Σ_k weights[k] exp(−exponents[k] x), all positive, and its largest error on the interval it was made for."""
+    """What `exponential_sum` returns: Σ_k weights[k] exp(−exponents[k] x), both (terms,) and positive, and its largest error
+    on the interval that it was made for."""
 
     weights: Array
     exponents: Array

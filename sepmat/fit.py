@@ -22,6 +22,11 @@ class Fit:
     relative_error: ‖M − Â‖_F / ‖M‖_F, measured by an explicit residual (0 for M = 0). num_parameters: the stored
     scalars of Â. condition_number: κ of the representation, None where the class has no terms. optimal: True only
     where Â is proven to be the best of its class. converged, iterations: of an iterative fit.
+
+    >>> import numpy as np, sepmat as sm
+    >>> fit = sm.nearest_toeplitz(np.array([[1.0, 2.0], [4.0, 3.0]]))
+    >>> fit.matrix, fit.num_parameters, round(fit.relative_error, 3), fit.optimal
+    (Toeplitz(shape=(2, 2), float64), 3, 0.258, True)
     """
 
     matrix: StructuredMatrix

