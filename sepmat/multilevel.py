@@ -33,7 +33,7 @@ from .linalg import (
     trace,
 )
 from .matrix import Scaled, StructuredMatrix, structure
-from .toeplitz import Circulant, Toeplitz, near_one
+from .toeplitz import Circulant, Toeplitz, inverse_spectrum, near_one
 
 __all__ = ["MultilevelCirculant", "MultilevelToeplitz"]
 
@@ -368,16 +368,8 @@ def _(A: Kronecker) -> MultilevelToeplitz:
 
 
 def _inverse_spectrum(A: MultilevelCirculant, where: str) -> fourier_nd.Spectrum:
-    """The reciprocal eigenvalues; ΔA of the solve is multilevel circulant too, so no condition enters."""
-    xp, N = A.xp, A.shape[0]
-    S = A._remember("spectrum", A._spectrum)
-    if not N:
-        return S
-    size = _array.stop_gradient(xp.abs(S.values))
-    largest = _array.to_float(xp.max(size))
-    rcond = _array.to_float(xp.min(size)) / largest if largest else 0.0
-    _check.check_rcond(rcond, N, _array.unit_roundoff(xp, A.dtype), where, f"A ({A._name()})")
-    return S.inverse()
+    found: fourier_nd.Spectrum = inverse_spectrum(A, A._remember("spectrum", A._spectrum), where)
+    return found
 
 
 @solve.register
