@@ -17,7 +17,7 @@ import numpy as np
 import scipy.fft
 import threadpoolctl
 
-from studies import _nearest, _products, _race, _references, _rivals, _speed_page, _study
+from studies import _nearest, _products, _race, _references, _rivals, _speed_figure, _speed_page, _study
 
 STATUS = "illustration"
 LONG = True
@@ -191,7 +191,7 @@ def machine(rounds: int, rng: Any) -> dict[str, Any]:
     return {name: {"seconds": _race.spread(seconds)} for name, seconds in samples.items()}
 
 
-claims, tables, plot = _speed_page.claims, _speed_page.tables, _speed_page.plot
+claims, tables, plot = _speed_page.claims, _speed_page.tables, _speed_figure.plot
 
 
 if __name__ == "__main__":
