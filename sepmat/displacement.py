@@ -15,6 +15,7 @@ from ._array import Array
 from .basic import Identity, is_identity
 from .errors import ArgumentError, ShapeError
 from .kernels import fourier, plan_fft
+from .kernels.limits import kind_of
 from .kernels.unrolled import transform
 from .linalg import conversion, convert, diagonal, norm, trace
 from .matrix import StructuredMatrix, structure
@@ -178,9 +179,14 @@ class LowDisplacementRank(StructuredMatrix):
 
     def _plan(self, shape: tuple[int, ...], axis: int) -> plan_fft.Transform:
         """By sizes alone; a gradient needs the transforms."""
-        (m, n), N = self.corner, int(self.g.shape[0])
-        vectors = 1 if len(shape) == 1 else math.prod(shape) // max(1, n)
-        p = transform(self.g, m, n, N, vectors, 2 * self.terms + 2)
+        if len(shape) == 1:
+            return self._remember("plan of a vector", lambda: self._planned(1))
+        return self._planned(math.prod(shape) // max(1, self.corner[1]))
+
+    def _planned(self, vectors: int) -> plan_fft.Transform:
+        m, n = self.corner
+        length = self._remember("length", self._length)
+        p = transform(self.g, m, n, length, vectors, 2 * self.terms + 2)
         return p if p.route == "fft" or self._remembers else p.by_fft()
 
     def _by_fft(self, x: Array, axis: int) -> Array:
@@ -191,12 +197,21 @@ class LowDisplacementRank(StructuredMatrix):
         xp, N = self.xp, self.g.shape[0]
         # one power of two serves all terms of a spectrum, so the two vectors of a term share their exponent first
         (g, h), e = _array.balanced((xp.matrix_transpose(self.g), xp.matrix_transpose(self.h)), beyond=0)
-        if not self.transposed:
-            return fourier.spectrum(g, N), fourier.spectrum(h, N, skew=True), e
-        k = min(1, N)  # the first columns of the transposes
-        g = xp.concat((g[:, :k], xp.flip(g[:, k:], axis=1)), axis=1)
-        h = xp.concat((h[:, :k], -xp.flip(h[:, k:], axis=1)), axis=1)
-        return fourier.spectrum(h, N, skew=True), fourier.spectrum(g, N), e
+        if self.transposed:  # the first columns of the transposes
+            k = min(1, N)
+            g = xp.concat((g[:, :k], xp.flip(g[:, k:], axis=1)), axis=1)
+            h = xp.concat((h[:, :k], -xp.flip(h[:, k:], axis=1)), axis=1)
+        length = self._remember("length", self._length)
+        if length == N:
+            S, T = fourier.spectrum(g, N), fourier.spectrum(h, N, skew=True)
+        else:
+            S, T = fourier.padded_spectrum(g, length), fourier.padded_spectrum(h, length, skew=True)
+        return (T, S, e) if self.transposed else (S, T, e)
+
+    def _length(self) -> int:
+        """Of the transforms: N, or that of a Toeplitz matrix where N is a bad length for SciPy's."""
+        N = int(self.g.shape[0])
+        return plan_fft.circulant_length(N, 2 * N - 1, kind_of(self.g.dtype)) if _array.is_numpy(self.g) else N
 
     def _transpose(self) -> "LowDisplacementRank":
         return self._of(g=self.g, h=self.h, corner=self.corner[::-1], transposed=not self.transposed)

@@ -88,8 +88,12 @@ class _Diagonals(StructuredMatrix):
 
     def _plan(self, shape: tuple[int, ...], axis: int) -> plan_fft.Transform:
         """By sizes alone; a gradient needs the transforms."""
+        if len(shape) == 1:
+            return self._remember("plan of a vector", lambda: self._planned(1))
+        return self._planned(math.prod(shape) // max(1, self.shape[1]))
+
+    def _planned(self, vectors: int) -> plan_fft.Transform:
         m, n = self.shape
-        vectors = 1 if len(shape) == 1 else math.prod(shape) // max(1, n)
         length = self._remember("length", self._length)
         p = transform(self._arrays[0], m, n, length, vectors)
         return p if p.route == "fft" or self._remembers else p.by_fft()

@@ -198,6 +198,23 @@ def test_displacement_products(n, r, dtype):
         check(error, scale, BOUNDS["B11"](n, r), dtype, "B11 displacement product")
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_displacement_products_of_prime_size(dtype):
+    """N = 97: transforms of a good length above 2 N, for the whole matrix, its corners and their transposes (B11)."""
+    rng = np.random.default_rng(97)
+    G, H = normal(rng, (97, 2), dtype), normal(rng, (97, 2), dtype)
+    D = sum(f_circulant(G[:, i], 1) @ f_circulant(H[:, i], -1) for i in range(2))
+    for m, n in ((97, 97), (97, 30), (41, 97)):
+        W = sm.LowDisplacementRank(G, H, shape=(m, n))
+        for A, dense in ((W, D[:m, :n]), (W.T, D[:m, :n].T)):
+            x = normal(rng, (dense.shape[1], 3), dtype)
+            assert A._plan(x.shape, -2).length >= 193
+            scale = float(ref.displacement_norm(G, H)) * np.linalg.norm(x, axis=0)
+            for y in (A._by_fft(x, -2), A._by_fft(x.T, -1).T):
+                error = np.linalg.norm((y - dense @ ref.wide(x)).astype(complex), axis=0)
+                check(error, scale, BOUNDS["B11"](97, 2), dtype, "B11 displacement product, prime size")
+
+
 def test_real_data_stays_real():
     """A real product has no imaginary part to drop, and costs real transforms."""
     for n in (5, 8):

@@ -161,8 +161,15 @@ def versions(arrays: Iterable[Array]) -> tuple[int, ...] | None:
     return tuple(found)
 
 
+_COMPLEX = {np.dtype("float32"): np.dtype("complex64")}
+
+
 def complex_of(real: Array, imag: Array) -> Array:
     """real + i imag; 1j * imag would make NaN of an infinity."""
+    if type(real) is np.ndarray:
+        found = np.empty(real.shape, _COMPLEX.get(real.dtype, np.complex128))
+        found.real, found.imag = real, imag
+        return found
     xp = array_namespace(real)
     if is_torch(real):
         return xp.complex(real, imag)

@@ -5,8 +5,8 @@ twisted by the powers of an n-th root of -1. A real sequence needs no more than
 
     circulant              one real FFT of length n
     skew-circulant, n odd  the same after the signs (-1)^j, since (-1)^n = -1
-    skew-circulant, n even one complex FFT of length n/2: z_j = (x_j - i x_{j+n/2}) e^{-iπj/n} has the transform
-                           X(4k+1), k < n/2, of the odd frequencies, and X(2n-4k-1) is the conjugate of X(4k+1)
+    skew-circulant, n even one complex FFT of length n/2: z_j = (x_j + i x_{j+n/2}) e^{iπj/n} has the transform
+                           X(4k-1), k < n/2, of the odd frequencies, and X(2n-4k+1) is the conjugate of X(4k-1)
 
 and a complex one a complex FFT of length n. Data far from 1 is divided by a power of two on the way, so that nothing
 overflows or underflows that the result does not.
@@ -40,9 +40,11 @@ class Spectrum(NamedTuple):
     values: Array  # (K,) or (terms, K): the transform of the generators / scale
     scale: Array | None  # a power of two as a 0-d array; None: 1
     twist: Array | None  # what a sequence is multiplied by before its FFT; None: circulant
+    back: Array | None  # and after the inverse one: 1 / twist
     n: int  # the size of the matrix
     real: bool
     mirrored: bool = False  # A[i, j] = t[i + j] in place of t[i - j]: x is met backwards
+    part: tuple[int, int] | None = None  # a block of that matrix is meant: its first row, and how many rows; None: all
 
     def inverse(self) -> "Spectrum":
         """The spectrum of the inverse matrix."""
@@ -58,12 +60,21 @@ def spectrum(v: Array, n: int, skew: bool = False) -> Spectrum:
     """The spectrum of the n×n f-circulants whose first columns are the vectors of v (..., k <= n), padded by zeros."""
     v, real = _widen(v), not _array.is_complex(v)
     if not _array.size(v):
-        return Spectrum(v, None, None, n, real)
+        return Spectrum(v, None, None, None, n, real)
     scale = _scale(v)
     if scale is not None:
         v = v / _array.astype(scale, v.dtype)
-    S = Spectrum(v, scale, _twist(v, n, real) if skew else None, n, real)
+    twist = _twist(v, n, real) if skew else None
+    S = Spectrum(v, scale, twist, _conj(twist), n, real)
     return S._replace(values=_forward(_fft_of(v), S, v, -1))
+
+
+def padded_spectrum(v: Array, length: int, skew: bool = False) -> Spectrum:
+    """The same of first columns v (..., n), for transforms of a length >= 2n - 1: blocks of larger circulants."""
+    xp, n = _array.array_namespace(v), v.shape[-1]
+    above = v[..., 1:]
+    diagonals = xp.concat((-above if skew else above, v), axis=-1)
+    return spectrum(diagonals, length)._replace(part=(n - 1, n))
 
 
 def eigenvalues(v: Array, skew: bool = False) -> Array:
@@ -73,7 +84,7 @@ def eigenvalues(v: Array, skew: bool = False) -> Array:
         return xp.zeros((0,), dtype=_array.complex_dtype(xp, v.dtype), device=_array.device(v))
     scale = _array.power_of_two(v)
     z = _array.astype(v / _array.astype(scale, v.dtype), _array.complex_dtype(xp, v.dtype))
-    S = Spectrum(z, None, _root(z, v.shape[0], v.shape[0]) if skew else None, v.shape[0], False)
+    S = Spectrum(z, None, _root(z, v.shape[0], v.shape[0]) if skew else None, None, v.shape[0], False)
     return _forward(_fft_of(v), S, z, -1) * _array.astype(scale, z.dtype)
 
 
@@ -108,13 +119,9 @@ def _inverse(fft: Any, S: Spectrum, X: Array, axis: int, stop: int, start: int =
     if S.twist is None:
         y = fft.irfft(X, n=S.n, axis=axis) if S.real else fft.ifft(X, n=S.n, axis=axis)
         return _cut(y, start, stop, axis)
-    xp = _array.array_namespace(X)
-    if not S.real:
-        return _cut(_times(fft.ifft(X, axis=axis), xp.conj(_along(S.twist, axis))), start, stop, axis)
-    if S.n % 2:
-        return _cut(_times(fft.irfft(X, n=S.n, axis=axis), _along(S.twist, axis)), start, stop, axis)
-    z = _times(fft.ifft(X, axis=axis), xp.conj(_along(S.twist, axis)))
-    return _cut(_unfold(z, axis), start, stop, axis)
+    y = fft.irfft(X, n=S.n, axis=axis) if S.real and S.n % 2 else fft.ifft(X, axis=axis)
+    y = _times(y, _along(S.back, axis))
+    return _cut(_unfold(y, axis) if S.real and S.n % 2 == 0 else y, start, stop, axis)
 
 
 def _twist(like: Array, n: int, real: bool) -> Array:
@@ -122,13 +129,19 @@ def _twist(like: Array, n: int, real: bool) -> Array:
     if n % 2:
         signs = 1.0 - 2.0 * (np.arange(n) % 2)
         return _array.array_namespace(like).asarray(signs, dtype=like.dtype, device=_array.device(like))
-    return _root(like, n, n // 2 if real else n)
+    return _root(like, -n, n // 2) if real else _root(like, n, n)
+
+
+def _conj(twist: Array | None) -> Array | None:
+    if twist is None or not _array.is_complex(twist):
+        return twist
+    return _array.array_namespace(twist).conj(twist)
 
 
 def _root(like: Array, n: int, count: int) -> Array:
     """e^{-iπj/n}, j < count, from float64 whatever the precision."""
     xp = _array.array_namespace(like)
-    powers = np.exp(-1j * np.pi / max(n, 1) * np.arange(count))
+    powers = np.exp(-1j * np.pi / (n or 1) * np.arange(count))
     return xp.asarray(powers, dtype=_array.complex_dtype(xp, like.dtype), device=_array.device(like))
 
 
@@ -226,29 +239,15 @@ def _zeros(x: Array, n: int, axis: int) -> Array:
 
 
 def _fold(x: Array, axis: int) -> Array:
-    """z_j = x_j - i x_{j+n/2}."""
+    """z_j = x_j + i x_{j+n/2}."""
     n = x.shape[axis]
-    first, second = _cut(x, 0, n // 2, axis), _cut(x, n // 2, n, axis)
-    if isinstance(x, np.ndarray):
-        z = np.empty(first.shape, np.result_type(x.dtype, np.complex64))
-        z.real = first
-        z.imag = -second  # np.negative(second, out=z.imag) is wrong for some strides in NumPy 2.4
-        return z
-    xp = _array.array_namespace(x)
-    dtype = _array.complex_dtype(xp, x.dtype)
-    return xp.astype(first, dtype) - 1j * xp.astype(second, dtype)
+    return _array.complex_of(_cut(x, 0, n // 2, axis), _cut(x, n // 2, n, axis))
 
 
 def _unfold(z: Array, axis: int) -> Array:
     """The x of _fold."""
-    if isinstance(z, np.ndarray):
-        half = z.shape[axis]
-        x = np.empty((*z.shape[:-1], 2 * half) if axis == -1 else (*z.shape[:-2], 2 * half, z.shape[-1]), z.real.dtype)
-        _cut(x, 0, half, axis)[...] = z.real
-        _cut(x, half, 2 * half, axis)[...] = -z.imag
-        return x
     xp = _array.array_namespace(z)
-    return xp.concat((xp.real(z), -xp.imag(z)), axis=axis)
+    return xp.concat((xp.real(z), xp.imag(z)), axis=axis)
 
 
 # scaling --------------------------------------------------------------------------------------------------------------------
@@ -383,6 +382,13 @@ def _times(X: Array, v: Array) -> Array:
     return X * v
 
 
+def _total(X: Array, axis: int) -> Array:
+    """The sum along an axis."""
+    if isinstance(X, np.ndarray):
+        return np.add.reduce(X, axis=axis)
+    return _array.array_namespace(X).sum(X, axis=axis)
+
+
 def _convolve(fft: Any, S: Spectrum, x: Array, start: int, stop: int, axis: int) -> Array:
     """Rows start to stop of the f-circulant S, times x padded by zeros, along `axis` (-1 or -2) of x.
 
@@ -405,9 +411,9 @@ def _convolve_twice(fft: Any, outer: Spectrum, inner: Spectrum, x: Array, stop: 
     1 + r + r + 1 FFTs of length n for every vector, in blocks of terms whose intermediates stay in the cache.
     """
     terms, n = inner.values.shape[0], inner.n
+    first, size = inner.part or (0, n)
     if 0 in x.shape or not stop or not terms:
         return _zeros(x, stop, axis)
-    xp = _array.array_namespace(x)
     dtype, x = x.dtype, _widen(x)
     scale = _scale(x, axis)
     if scale is not None:
@@ -420,11 +426,12 @@ def _convolve_twice(fft: Any, outer: Spectrum, inner: Spectrum, x: Array, stop: 
     for start in range(0, terms, step):
         stop_term = min(start + step, terms)
         Y = X * _along(inner.values[start:stop_term, :], axis)
-        y = _inverse(fft, inner, Y, axis, n)
+        y = _inverse(fft, inner, Y, axis, first + size, first)
         Y = _times(_forward(fft, outer, y, axis), _along(outer.values[start:stop_term, :], axis))
-        part = xp.sum(Y, axis=axis - 1) if stop_term > start + 1 else xp.squeeze(Y, axis=axis - 1)
+        part = _total(Y, axis - 1)
         total = part if total is None else total + part
-    y = rescale(_inverse(fft, outer, total, axis, stop), outer.scale, inner.scale, scale)
+    first, _ = outer.part or (0, n)
+    y = rescale(_inverse(fft, outer, total, axis, first + stop, first), outer.scale, inner.scale, scale)
     return y if y.dtype == dtype else _array.astype(y, dtype)
 
 
@@ -453,7 +460,10 @@ def _convolve_rows(S: Spectrum, x: Array, start: int, stop: int, axis: int) -> A
 
 
 @convolve_twice.row(
-    "torch", lambda outer, inner, x, stop, axis: stop > 0 and inner.values.shape[0] > 0 and _has_rows(inner, x, axis)
+    "torch",
+    lambda outer, inner, x, stop, axis: (
+        stop > 0 and inner.values.shape[0] > 0 and inner.part is None and _has_rows(inner, x, axis)
+    ),
 )
 def _convolve_rows_twice(outer: Spectrum, inner: Spectrum, x: Array, stop: int, axis: int) -> Array:
     from .torch import fourier as own

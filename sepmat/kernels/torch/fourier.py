@@ -44,7 +44,7 @@ class _Basis:
         if not self.folded:
             return torch.fft.rfft(x * self.twist)
         half = self.n // 2
-        return torch.fft.fft(torch.complex(x[:, :half], -x[:, half:]).mul_(self.twist))
+        return torch.fft.fft(torch.complex(x[:, :half], x[:, half:]).mul_(self.twist))
 
     def inverse(self, X: Tensor, out: Tensor, at: int = 0) -> Tensor:
         """Entries from `at` on of the rows with these coefficients, into out."""
@@ -56,7 +56,7 @@ class _Basis:
         z, half = torch.fft.ifft(X).mul_(self.back), self.n // 2
         first, last = z.real[:, at:stop], z.imag[:, max(0, at - half) : max(0, stop - half)]
         out[:, : first.shape[1]] = first
-        out[:, first.shape[1] :] = last.neg_()  # out may be in half precision
+        out[:, first.shape[1] :] = last  # out may be in half precision
         return out
 
     def weighted(self, total: Tensor) -> Tensor:
