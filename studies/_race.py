@@ -162,11 +162,16 @@ def timed(
 
 
 def repeat(call: Callable[[], Any], clock: Callable[[], float]) -> int:
-    """How many calls make a sample: twice as many each time, since the first ones are slow and say too little."""
-    count = 1
-    while (took := sample(call, count, clock) * count) < SAMPLE / 2:
+    """How many calls make a sample, by the fastest seen: the first ones are slow, and few say too little."""
+    best, count = math.inf, 1
+    for _ in range(3):
+        best = min(best, sample(call, 1, clock))
+        if best >= SAMPLE:
+            return 1
+    while count * best < SAMPLE:
         count *= 2
-    return max(1, round(count * SAMPLE / took)) if took < SAMPLE else count
+        best = min(best, sample(call, count, clock))
+    return math.ceil(SAMPLE / max(best, 1e-7))
 
 
 def sample(call: Callable[[], Any], repeats: int, clock: Callable[[], float]) -> float:
