@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FILES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+FILES = [ROOT / "README.md", ROOT / "tests" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```([^\n]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 
@@ -52,6 +52,12 @@ def test_links_resolve(file):
         if anchor:
             headings = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE)
             assert anchor in map(slug, headings), f"{file.name}: no heading for {link}"
+
+
+def test_every_test_file_stands_in_their_readme():
+    page = (ROOT / "tests" / "README.md").read_text()
+    found = [file.stem for file in (ROOT / "tests").glob("*.py") if file.stem != "conftest"]
+    assert not [name for name in found if f"`{name}`" not in page and f"`{name}.py`" not in page]
 
 
 def test_there_is_something_to_check():
