@@ -51,7 +51,8 @@ def nearest_separated(
     - a LowRank U Vᵀ, which is not formed;
     - a SciPy sparse matrix, whose nonzeros move: work O(rank nnz) a pass;
     - a SciPy LinearOperator or a structured matrix (circulant, Toeplitz, products, …), of which only products with columns
-      are used: about 4 (n_1 + n_2 ⋯ n_d) + 136 of them for two factors, so 2^16 × 2^16 is nothing special. For these
+      are used: about 4 (n_1 + n_2 ⋯ n_d) + 136 of them for two factors, so 2^16 × 2^16 is nothing special, and up to
+      (n_1 + n_2 ⋯ n_d) max(n_1, n_2 ⋯ n_d) where all terms live in a few rows or columns of a factor. For these
       relative_error is right to a percent or so: what the sketch explains is exact, the rest estimated from 128 products;
     - numpy.memmap, HDF5 and Zarr, read in slabs of 64 MB; or a dask.array, whose slabs go to Dask's scheduler. Each
       product is one pass; 7 or so passes for one fit.

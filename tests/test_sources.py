@@ -88,6 +88,30 @@ def test_estimates_of_an_operator_are_unbiased():
     assert abs(np.mean(ratios) - 1) < 4 * np.std(ratios) / math.sqrt(len(ratios)) and np.std(ratios) < 0.15
 
 
+@pytest.mark.parametrize("terms", [1, 2])
+def test_an_operator_of_few_sparse_terms_is_found_exactly(terms):
+    """What R(M) leaves of the random columns is rounding in unit vectors, not in random directions."""
+    n = 48
+    stencil = scipy.sparse.diags([-1.0, 2.0, -1.0], [-1, 0, 1], (n, n)).toarray()
+    A = sm.KroneckerSum(stencil, 0.5 * stencil) if terms == 2 else sm.Kronecker(np.eye(n), np.eye(n))
+    fit = sm.nearest_separated(aslinearoperator(A), ((n, n), (n, n)), rank=2)
+    check(float(sm.distance(fit.matrix, A)), float(sm.norm(A)), 100, "float64", "operator of few terms")
+    assert fit.relative_error < 1e-13
+
+
+@pytest.mark.parametrize("place", ["blocks of a row", "rows of a block", "blocks of a column", "columns of a block"])
+def test_an_operator_whose_terms_live_in_few_rows(rng, place):
+    """Four random combinations of the blocks do not show 24 of them."""
+    n = 24
+    T = np.zeros((n, n, n, n))  # digits of the row, digits of the column
+    where = {"blocks of a row": 0, "rows of a block": 1, "blocks of a column": 2, "columns of a block": 3}[place]
+    T[tuple([slice(None)] * where + [0])] = rng.standard_normal((n, n, n))
+    M = np.reshape(T, (n * n, n * n))
+    fit = sm.nearest_separated(aslinearoperator(M), ((n, n), (n, n)), rank=6)
+    best = sm.nearest_kronecker(M, ((n, n), (n, n)), rank=6, exact=True).relative_error
+    assert np.linalg.norm(M - fit.matrix.to_dense()) <= 1.05 * best * np.linalg.norm(M)
+
+
 def test_an_operator_of_the_wrong_dtype_is_believed_when_it_answers(rng):
     M = draw(rng, (20, 20), "complex128")
     A = LinearOperator((20, 20), matvec=lambda x: M @ x, matmat=lambda X: M @ X, dtype=np.float64)

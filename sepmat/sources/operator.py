@@ -15,6 +15,8 @@ from .source import Source, two_dimensional
 
 PROBES = 128  # random vectors that norms and errors are estimated from
 SLAB = 2**23  # entries of a block of products
+CONDITION = 1e3  # of Ψᵀ Q: of a Gaussian Ψ with four times the columns of Q it is below 10
+MISSED = 1e-6  # an error that R Ω of full rank would not leave
 
 
 class Operator:
@@ -60,7 +62,8 @@ class FromOperator(Rearranged):
 
     A (I ⊗ V) with V (n2, c) holds R(A) times the random matrices Σ_t g_t v_tᵀ of rank c, and A (B ⊗ I) the same of its
     rows. Both sides give R ≈ L = Q (Ψᵀ Q)⁺ Ψᵀ R with Q = orth(R Ω), the generalised Nyström method (Nakatsukasa 2020), near
-    the optimum because four times as many combinations are taken as there are columns: they cost no further product.
+    the optimum because four times as many combinations are taken as there are columns: they cost no further product. c grows
+    to n1 or n2 where the terms live in so few rows or columns that c combinations of them do not show them.
 
     ‖R‖ and residuals: what L says is exact, and only ‖R − L‖ is estimated, from 128 products with random vectors. Products
     with R itself, which a refinement of three or more factors asks for, take n products with A.
@@ -108,26 +111,52 @@ class FromOperator(Rearranged):
         return (self.svd(), True) if exact else (self.leading(block, rng), block >= min(self.shape))
 
     def leading(self, block: int, rng: Any) -> Triplets:
+        """From random factors of rank c on each side; c doubles as long as they are seen to miss a part of R.
+
+        They do where the terms of A live in few rows or columns of a factor (an arrow of blocks), of which only c combinations are
+        looked at: Ψᵀ Q is ill-conditioned, or R Ω has a smaller rank than asked for and L yet does not explain A.
+        """
         (m1, n1), (m2, n2) = self.pairs
-        xp, (p, q) = _array.array_namespace(self.like), self.shape
+        p, q = self.shape
         b = min(4 * block, p, q)
         more = min(4 * b, p)
-        V = self._vectors(rng, n2, max(4, math.ceil(2 * b / m2)))
+        left, right = max(4, math.ceil(2 * more / m1)), max(4, math.ceil(2 * b / m2))
+        while True:
+            (U, s, V), rank, condition = self._sketch(b, more, left, right, rng)
+            self._explain(U * _array.astype(s, U.dtype), V, _array.to_float(_array.frobenius(s)))
+            missed = rank < b and total(iter([self.rest])) > MISSED * self.norm * math.sqrt(PROBES)
+            grown = (
+                min(n1, 2 * left if condition > CONDITION or missed else left),
+                min(n2, 2 * right if missed else right),
+            )
+            if grown == (min(n1, left), min(n2, right)):
+                return U[:, :block], s[:block], V[:, :block]
+            left, right = grown
+
+    def _sketch(self, b: int, more: int, left: int, right: int, rng: Any) -> tuple[Triplets, int, float]:
+        """L by left and right random vectors for each unit vector; the rank of R Ω, and the condition number of Ψᵀ Q."""
+        (m1, n1), (m2, n2) = self.pairs
+        xp, p = _array.array_namespace(self.like), self.shape[0]
+        V = self._vectors(rng, n2, right)
         G = _array.normal(rng, (m2 * V.shape[1], b), self.like)
-        Q = xp.linalg.qr(xp.reshape(self._first(V, G), (p, b)))[0]
-        B = self._vectors(rng, n1, max(4, math.ceil(2 * more / m1)))
+        Q, s, _ = svd(xp.reshape(self._first(V, G), (p, b)))
+        # directions that are rounding alone are no random ones: those of a sparse A are unit vectors, which Ψ may not see
+        floor = 4 * math.sqrt(p) * _array.unit_roundoff(xp, Q.dtype) * (_array.to_float(s[0]) if b else 0.0)
+        rank = max(min(1, b), int(_array.to_float(xp.sum(_array.astype(s > floor, s.dtype)))))
+        B = self._vectors(rng, n1, left)
         c = B.shape[1]
         H = _array.normal(rng, (m1 * c, more), self.like)
         rows = self._second(B, H)  # Ψᵀ R
         combined = xp.reshape(xp.permute_dims(xp.reshape(H, (m1, c, more)), (0, 2, 1)), (m1 * more, c))
         combined = combined @ xp.matrix_transpose(B)  # Ψ as (m1, more, n1)
         psi = xp.reshape(xp.permute_dims(xp.reshape(combined, (m1, more, n1)), (0, 2, 1)), (p, more))
-        P, T = xp.linalg.qr(xp.matrix_transpose(psi) @ Q)
-        W = _array.solve_triangular(T, adjoint(P) @ rows)
+        P, t, Z = svd(xp.matrix_transpose(psi) @ Q[:, :rank])
+        largest, smallest = (_array.to_float(t[k]) for k in (0, -1)) if rank else (1.0, 1.0)
+        t = xp.where(t > 0, t, xp.ones_like(t))
+        W = conj(Z) @ ((adjoint(P) @ rows) / _array.astype(t, P.dtype)[:, None])
+        W = xp.concat((W, xp.zeros((b - rank, W.shape[1]), dtype=W.dtype, device=_array.device(W))), axis=0)
         U, s, V = svd(W)
-        U = Q @ U
-        self._explain(U * _array.astype(s, U.dtype), V, _array.to_float(_array.frobenius(s)))
-        return U[:, :block], s[:block], V[:, :block]
+        return (Q @ U, s, V), rank, largest / smallest if smallest else math.inf
 
     def _vectors(self, rng: Any, n: int, count: int) -> Array:
         """Random columns, or all unit vectors where those are not more."""
