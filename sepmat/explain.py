@@ -370,18 +370,15 @@ def _(A: KroneckerSum, shape: tuple[int, ...], axis: int) -> Work:
 def _(A: Separated, shape: tuple[int, ...], axis: int) -> Work:
     if A.terms and _on_gpu(A):
         return _of_passes(A, A.shapes, A.terms, shape, axis)
-    left, right = plan.sides(shape, axis)
-    kind, groups = kind_of(A.dtype), A._groups(shape, axis)
-    shapes = plan.merged_shapes(A.shapes, groups)
-    if A.terms < 2 or len(shapes) < 2 or not math.prod(shape) or not all(m * n for m, n in shapes):
-        p = plan.chain(shapes, left, right, kind)
-        work = _of_chain(p)
+    groups, q = A._plan(shape, axis)
+    if q is None:
+        left, right = plan.sides(shape, axis)
+        work = _of_chain(plan.chain(plan.merged_shapes(A.shapes, groups), left, right, A._kind))
         return dataclasses.replace(work, route=f"{A.terms} terms as one: {work.route}") if A.terms else Work("zeros")
-    q = plan.terms(shapes, A.terms, left, right, kind)
     merges = [f"factors {i} to {j - 1} multiplied out" for i, j in groups if j > i + 1]
-    how = "at once" if q.block == q.terms else f"{q.block} at a time"
-    route = f"{q.terms} terms {how}: one step for each factor"
-    return Work(route, (*merges, *(_say(s) for s in q.steps)), q.flops, 0, q.bytes, q.seconds)
+    slabs = "" if len(q.slabs) == 1 else f", {q.slab} {'rows of x' if q.left > 1 else 'rows of factor 0'} at a time"
+    route = f"{q.terms} terms at once: one step for each factor{slabs}"
+    return Work(route, (*merges, *(_say(s) for s in q.part(q.slab))), q.flops, 0, q.bytes, q.seconds)
 
 
 def _of_transform(p: plan_fft.Transform) -> Work:

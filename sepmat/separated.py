@@ -11,7 +11,7 @@ from .basic import Dense, Identity, is_identity
 from .errors import DTypeError, ShapeError, SizeLimitError
 from .frozen import once
 from .kernels import plan
-from .kernels.kron import groups_on_gpu, merged, separated_matmul, stacks_laid_out
+from .kernels.kron import groups_on_gpu, merged, planned_sum, separated_matmul, stacks_laid_out
 from .kernels.limits import kind_of
 from .kernels.terms import inner, parallel, sweep
 from .kernels.terms import khatri_rao as khatri_rao
@@ -204,32 +204,42 @@ class Separated(StructuredMatrix):
         return self._remember("sweep", compute)
 
     def _apply(self, x: Array, axis: int) -> Array:
-        groups = self._groups(x.shape, axis)
-        factors, e = self._remember(groups, lambda: self._ready(groups))
-        return _array.ldexp(separated_matmul(factors, None, x, axis), e)
+        groups, p = self._plan(x.shape, axis) if _array.is_numpy(x) else (self._groups(x.shape, axis), None)
+        forward = p is None or p.forward
+        factors, e = self._remember((groups, forward), lambda: self._ready(groups, forward))
+        y = separated_matmul(factors, None, x, axis) if p is None else planned_sum(p, factors, x, axis)
+        return _array.ldexp(y, e)
 
     def _suits_numpy(self, shape: tuple[int, ...], axis: int) -> bool:
         return True
 
     def _groups(self, shape: tuple[int, ...], axis: int) -> tuple[tuple[int, int], ...]:
         """Which neighbouring factors are multiplied out first, in every term."""
-        if _array.compiling():
+        if _array.compiling() or not self._remembers:
             return tuple([(i, i + 1) for i in range(len(self.factors))])
-        shapes, numpy = self.shapes, _array.is_numpy(self.factors[0])
-        if self._remembers and _array.on_gpu(self.factors[0]):
-            return groups_on_gpu(shapes, self.terms, shape, axis, self.dtype)
+        if _array.on_gpu(self.factors[0]):
+            return groups_on_gpu(self.shapes, self.terms, shape, axis, self.dtype)
         left, right = plan.sides(shape, axis)
-        return plan.chain(shapes, left, right, kind_of(self.dtype), self._remembers, numpy).groups
+        return plan.chain(self.shapes, left, right, self._kind, True, False).groups
 
-    def _ready(self, groups: tuple[tuple[int, int], ...]) -> tuple[tuple[Array, ...], int]:
-        """Balanced and merged stacks with the scales in the smallest one, and the exponent that is left."""
+    def _plan(self, shape: tuple[int, ...], axis: int) -> tuple[tuple[tuple[int, int], ...], plan.Terms | None]:
+        """What is merged of NumPy arrays, and the steps; None for one term, one merged factor, or nothing to multiply."""
+        left, right = plan.sides(shape, axis)
+        return plan.merged_terms(self.shapes, self.terms, left, right, self._kind, self._remembers)
+
+    @once
+    def _kind(self) -> str:
+        return kind_of(self.dtype)
+
+    def _ready(self, groups: tuple[tuple[int, int], ...], forward: bool) -> tuple[tuple[Array, ...], int]:
+        """Balanced and merged stacks with the scales in the smallest one, in the layout of their steps, and the exponent that is left."""
         balanced, e = self._balance()
         factors = list(merged(balanced.factors, groups))
         if balanced.scales is not None:
             sizes = [_array.size(F) for F in factors]
             smallest = sizes.index(min(sizes))
             factors[smallest] = factors[smallest] * balanced.scales[:, None, None]
-        return stacks_laid_out(factors), e
+        return stacks_laid_out(factors, forward), e
 
     def _balance(self) -> tuple["Separated", int]:
         """The same terms with even exponents of factors and scales, and the exponent that is left."""

@@ -84,15 +84,14 @@ def test_forms_of_a_step(form, dtype):
         check(np.abs(found - np.matmul(ref.wide(F), ref.wide(y))), scale, constant(dtype, n), dtype, "B3 a step")
     rows = normal(rng, (300, 6), dtype)
     F = normal(rng, (5, 6), dtype)
-    found = steps.run_step(F, plan.step(0, 5, 6, 300, 1), rows)
-    assert plan.step(0, 5, 6, 300, 1).form == "rows"
+    found = steps.run_step(F, plan.Step(0, 5, 6, 300, 1, "rows", 64), rows)
     check(np.abs(found[..., 0] - ref.wide(rows) @ ref.wide(F).T), np.abs(rows) @ np.abs(F).T, constant(dtype, 6), dtype)
 
 
 def test_sizes_choose_the_forms():
     assert plan.step(0, 64, 64, 64, 1).form == "from the right" and plan.step(0, 64, 64, 1, 16).form == "from the left"
     assert plan.step(0, 64, 64, 64, 16).form == "batched" and plan.step(0, 256, 256, 256, 16).form == "row panels"
-    assert plan.step(0, 64, 64, 1, 1024).form == "panels" and plan.step(0, 8, 8, 4096, 1).form == "rows"
+    assert plan.step(0, 64, 64, 1, 1024).form == "panels" and plan.step(0, 8, 8, 2**14, 1).form == "rows"
     assert not plan.chain(((8, 8),) * 4, 1, 16, "d").split and plan.chain(((8, 8),) * 6, 1, 16, "d").split
     assert len(plan.chain(((2, 2),) * 16, 1, 16, "d", True).groups) < 8
     assert len(plan.chain(((2, 2),) * 2, 1, 1, "d", True).groups) == 1
@@ -134,8 +133,8 @@ def test_merging_follows_the_data():
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shapes", [[(6, 5), (4, 7)], [(3, 2), (2, 4), (5, 3)], [(2, 2)] * 4], ids=str)
-def test_terms_at_once(shapes, dtype, monkeypatch):
-    """B5 entry by entry, all terms at once and in blocks."""
+def test_terms_at_once(shapes, dtype):
+    """B5 entry by entry: by the plan, and from either end, of all of x and in slabs."""
     rng = np.random.default_rng(2)
     terms = 5
     factors, scales = [normal(rng, (terms, *s), dtype) for s in shapes], normal(rng, (terms,), dtype)
@@ -143,13 +142,17 @@ def test_terms_at_once(shapes, dtype, monkeypatch):
     G = ref.separated(*(np.abs(ref.wide(F)) for F in factors), scales=np.abs(ref.wide(scales)))
     K, x = sum(n for _, n in shapes), normal(rng, (D.shape[1], 3), dtype)
     bound = constant(dtype, K + terms + 1)
-    for limit in (plan.TERMS_BYTES, 1):
-        monkeypatch.setattr(plan, "TERMS_BYTES", limit)
-        monkeypatch.setattr(plan, "LARGE_ARRAY", limit)
-        plan.terms.cache_clear()
-        for y in (separated_matmul(factors, scales, x, -2), separated_matmul(factors, scales, x.T.copy(), -1).T):
-            check(np.abs(y - D @ ref.wide(x)), G @ np.abs(x), bound, dtype, "B5 by plan")
-    plan.terms.cache_clear()
+    columns = [separated_matmul(factors, scales, x, -2), separated_matmul(factors, scales, x.T.copy(), -1).T]
+    weighted = (*factors[:-1], factors[-1] * scales[:, None, None])
+    for forward, slab, (axis, left, right) in itertools.product((True, False), (1, 2, 7), ((-2, 1, 3), (-1, 3, 1))):
+        whole = plan.terms(tuple(shapes), terms, left, right, x.dtype.char)
+        way = plan.stacked(tuple(shapes), terms, left, right, forward)
+        p = whole._replace(forward=forward, slab=slab, steps=way)
+        laid = kron.stacks_laid_out(weighted, forward)
+        y = kron.planned_sum(p, laid, x if axis == -2 else x.T.copy(), axis)
+        columns.append(y if axis == -2 else y.T)
+    for y in columns:
+        check(np.abs(y - D @ ref.wide(x)), G @ np.abs(x), bound, dtype, "B5 by plan")
     S = sm.Separated(factors, scales)
     for A, dense, size in ((S, D, G), (S.T, D.T, G.T)):
         z = normal(rng, (A.shape[1], 3), dtype)

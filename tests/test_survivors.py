@@ -13,7 +13,7 @@ import sepmat as sm
 from sepmat import _array, eigenpairs, equations, fit, interop
 from sepmat._bounds import BOUNDS
 from sepmat.als_solve import scaled
-from sepmat.kernels import kron, terms
+from sepmat.kernels import kron, plan, terms
 
 rng = np.random.default_rng
 SUM = sm.Separated([rng(0).standard_normal((2, 2, 2))] * 2)
@@ -299,11 +299,19 @@ def test_traffic_of_a_product_in_slabs():
     assert "two passes" in found.route and found.bytes == 8 * (5 * 256 + 4 * 16**5 * 8)
 
 
-def test_operations_of_a_sum_in_two_blocks():
-    """The GEMMs of 8 terms, and the sum of the two halves."""
+def test_operations_of_a_sum_in_slabs():
+    """The GEMMs of 8 terms; what slabs have in common is not counted twice."""
     S = sm.Separated([np.ones((8, 64, 64), "float32")] * 2)
     found = sm.explain(S, np.ones((4096, 256), "float32"))
-    assert "4 at a time" in found.route and found.flops == 8 * 2 * (2 * 64 * 4096 * 256) + 4096 * 256
+    assert "16 rows of factor 0 at a time" in found.route and found.flops == 8 * 2 * (2 * 64 * 4096 * 256)
+    assert "rows of x at a time" in sm.explain(S, np.ones((256, 4096), "float32"), axis=-1).route
+
+
+def test_rectangular_terms_are_multiplied_from_the_cheaper_end():
+    """Factors that shrink come first."""
+    for shapes, first in ((((4, 64), (64, 4)), True), (((64, 4), (4, 64)), False)):
+        p = plan.terms(shapes, 8, 1, 64, "d")
+        assert p.forward is first and p.flops == 8 * 2 * (2 * 4 * 64 * 4 * 64)
 
 
 def test_what_the_rows_of_torch_take():

@@ -38,7 +38,9 @@ FRESH = 1 / 11e9  # 3.2 ms for 33.5 MB, where writing takes 0.9
 BLOCK = 2**18  # bytes of a slab of a blocked chain: two of them and the factors stay in L2
 NARROWEST = 512  # bytes of a row of a slab that is cut out of longer rows
 LAID_OUT = 2**16  # entries of a factor that is kept in column order too: 256×256
-TERMS_BYTES = 2**28  # of the intermediates of a block of terms
+SLAB = 2**23  # bytes of the intermediate of a sum of terms, half of L3, where it can be cut;
+LARGEST_SLAB = 2**28  # and where the way that cuts it is not the faster one
+FEW_COLUMNS = 32
 MERGED = 2**12  # entries of a merged factor: 64×64. Larger ones cost more multiplications than they save calls
 
 
@@ -67,20 +69,24 @@ class Step(NamedTuple):
 
 FORMS = {
     "from the right": "y Fᵀ, one GEMM",
-    "rows": "y Fᵀ in panels of 64 rows",
+    "rows": "y Fᵀ in panels of rows",
     "from the left": "F y, one GEMM",
     "batched": "F y_l, a GEMM for each l",
     "panels": "F y in panels of columns",
     "row panels": "F y_l in panels of rows of F",
 }
-ROWS = 64  # rows of a panel
+# y Fᵀ in panels of rows over one GEMM, 8192 rows, float64 (float32): 8×8 0.45 (0.61), 64×64 0.67 (0.85), 64×512 0.77 (0.77),
+# 100×100 0.68 (0.89), but 128×128 0.95 (1.23), 512×64 1.11 (1.21); below FAST_LANE panels only cost calls
+NARROW_FACTOR = 100  # rows of F
+LEAST_ROWS = 16
 
 
 def step(factor: int, m: int, n: int, left: int, right: int) -> Step:
     """A step in the form that its sizes ask for."""
     if right == 1:
-        many = left >= 4 * ROWS and m * n <= MERGED
-        return Step(factor, m, n, left, 1, "rows" if many else "from the right", ROWS if many else 0)
+        w = 2 ** (FAST_LANE // max(1, m * n)).bit_length() // 2
+        rows = m * n * left > FAST_LANE and m <= NARROW_FACTOR and w >= LEAST_ROWS
+        return Step(factor, m, n, left, 1, "rows" if rows else "from the right", w if rows else 0)
     if m * n * right > FAST_LANE and right <= PANEL // (2 if left == 1 else 1):
         w = 2 ** (FAST_LANE // (n * right)).bit_length() // 2
         if w >= NARROW_PANEL:
@@ -294,63 +300,102 @@ def _blocked(
 
 
 class Terms(NamedTuple):
-    """How Σ_l F_1[l] ⊗ … ⊗ F_d[l] meets x viewed as (left, Π n_i, right): `block` terms at a time."""
+    """How Σ_l F_1[l] ⊗ … ⊗ F_d[l] meets x viewed as (left, Π n_i, right).
+
+    The end that x meets first has the factors of all terms stacked in one tall matrix, the other end has them side by side in
+    one wide matrix, so that the last step also adds up the terms. slab: how many entries of `left` at a time, or rows of
+    F_1 where left = 1, which takes the way from the first factor on.
+    """
 
     shapes: tuple[tuple[int, int], ...]
     terms: int
     left: int
     right: int
     kind: str
-    block: int
-    largest: int  # numbers of the largest intermediate of a term
-    steps: tuple[Step, ...]  # of one block
+    forward: bool  # from the first factor to the last
+    slab: int
+    steps: tuple[Step, ...]  # of all of x
     seconds: float
 
     @property
+    def slabs(self) -> list[tuple[int, int]]:
+        """The ranges of `left`, or of rows of F_1, that are taken at a time."""
+        whole = _slabbed(self.shapes, self.left, self.forward)
+        return [(i, min(i + self.slab, whole)) for i in range(0, whole, self.slab)]
+
+    def part(self, size: int) -> tuple[Step, ...]:
+        """The steps of so many of them."""
+        if self.left == 1 and self.forward:
+            return stacked(((size, self.shapes[0][1]), *self.shapes[1:]), self.terms, 1, self.right, True)
+        return stacked(self.shapes, self.terms, size, self.right, self.forward)
+
+    @property
+    def largest(self) -> int:
+        """Numbers of the largest intermediate."""
+        return max(s.left * s.m * s.right for s in self.part(self.slab)[:-1])
+
+    @property
     def flops(self) -> int:
-        m = math.prod(m for m, _ in self.shapes)
-        blocks = -(-self.terms // self.block)
-        per_term = sum(s.flops for s in self.steps) // self.block * self.terms
-        return REAL[self.kind] * per_term + (blocks - 1) * m * self.left * self.right
+        return REAL[self.kind] * sum(s.flops for s in self.steps)
 
     @property
     def bytes(self) -> int:
-        numbers = sum(s.numbers for s in self.steps) + self.terms * sum(m * n for m, n in self.shapes)
-        return SIZE[self.kind] * numbers * -(-self.terms // self.block)
+        return SIZE[self.kind] * (sum(s.numbers for s in self.steps) + self.terms * sum(m * n for m, n in self.shapes))
 
 
 @functools.lru_cache(maxsize=4096)
 def terms(shapes: tuple[tuple[int, int], ...], terms: int, left: int, right: int, kind: str) -> Terms:
-    """All terms at once, or half of them where that avoids fresh pages, within TERMS_BYTES.
+    """From the end that costs fewer multiplications; where both cost the same, from the first factor if few columns are left.
 
-    8 terms, 64 ⊗ 64 on 256 columns: float32 16.3 ms at once (33.5 MB), 15.4 in halves; float64 35 (67 MB), 39 in halves. Smaller
-    blocks never won, not even where only they stay in L2: 55 ms in blocks of 2.
+    8 terms, 64 ⊗ 64, float64 (float32), over the time from the last factor: one column 0.76 (0.83), 16 columns 0.92 (0.87),
+    64 columns 1.09 (0.97), 256 columns in slabs 0.89 (0.95). Where the wide matrix leaves L2, slices with few columns are slow:
+    256 ⊗ 256 on 16 columns 1.06 (1.15). Slabs of y keep to memory that is not fresh: 256 rows 0.68 (0.70) of all at once.
     """
     size = SIZE[kind]
-    largest = max(
-        left * right * math.prod(n for _, n in shapes[:i]) * math.prod(m for m, _ in shapes[i:])
-        for i in range(1, len(shapes))
-    )
-    parts = -(-terms // max(1, (LARGE_ARRAY - 1) // (largest * size)))
-    if parts > 2:
-        parts = -(-terms // max(1, TERMS_BYTES // (largest * size)))
-    block = -(-terms // parts)
-    sequence = stacked(shapes, block, left, right)
-    rows = left * right * math.prod(m for m, _ in shapes)
-    cost = sum(seconds(s, kind) for s in sequence) * terms / block
-    cost += (parts - 1) * (STEP + 3 * rows * size * COPY_CACHED)
-    return Terms(shapes, terms, left, right, kind, block, largest, sequence, cost)
-
-
-def stacked(shapes: Sequence[tuple[int, int]], terms: int, left: int, right: int) -> tuple[Step, ...]:
-    """The steps of a block of terms: the last factors stacked, the ones between term by term, the first ones side by side."""
-    d = len(shapes)
+    ways = [stacked(shapes, terms, left, right, forward) for forward in (True, False)]
+    first, last = (sum(s.flops for s in way) for way in ways)
+    largest, other = (max(s.left * s.m * s.right for s in way[:-1]) * size for way in ways)
     m, n = shapes[-1]
-    before, after = left * math.prod(s[1] for s in shapes[:-1]), right
-    found = [step(d - 1, terms * m, n, before, after)]
-    for i in range(d - 2, 0, -1):
-        after, (m, n) = after * m, shapes[i]
-        before //= n
-        found.append(Step(i, m, n, before * terms, after, "batched", 0))
-    after, (m, n) = after * m, shapes[0]
-    return (*found, step(0, m, n * terms, left, after))
+    few = right <= FEW_COLUMNS or (left == 1 and other >= LARGE_ARRAY)
+    better = (few and terms * m * n * size <= CACHE) or (left == 1 and other > LARGEST_SLAB)
+    forward = first < 0.9 * last or (better and first <= 1.1 * last)
+    steps = ways[0] if forward else ways[1]
+    whole, y = _slabbed(shapes, left, forward), largest if forward else other
+    slab = whole if y <= SLAB else max(1, whole * SLAB // y)
+    cost = sum(seconds(s, kind) for s in steps) + len(steps) * (-(-whole // slab) - 1) * STEP
+    return Terms(shapes, terms, left, right, kind, forward, slab, steps, cost)
+
+
+def _slabbed(shapes: tuple[tuple[int, int], ...], left: int, forward: bool) -> int:
+    """How many entries of `left`, or rows of F_1 where left = 1, can be taken one after the other."""
+    return shapes[0][0] if left == 1 and forward else left
+
+
+@functools.lru_cache(maxsize=4096)
+def merged_terms(
+    shapes: tuple[tuple[int, int], ...], count: int, left: int, right: int, kind: str, merge: bool
+) -> tuple[tuple[tuple[int, int], ...], Terms | None]:
+    """What is multiplied out in every term, and the plan of the rest; None where it is one matrix, or has no numbers."""
+    groups = chain(shapes, left, right, kind, merge).groups
+    merged = merged_shapes(shapes, groups)
+    if count < 2 or len(merged) < 2 or not left * right or not all(m * n for m, n in merged):
+        return groups, None
+    return groups, terms(merged, count, left, right, kind)
+
+
+@functools.lru_cache(maxsize=4096)
+def stacked(shapes: tuple[tuple[int, int], ...], terms: int, left: int, right: int, forward: bool) -> tuple[Step, ...]:
+    """The steps of a sum from one end: the tall matrix, the factors between term by term, the wide matrix."""
+    sizes, d = [n for _, n in shapes], len(shapes)
+    found = []
+    for k, i in enumerate(range(d) if forward else reversed(range(d))):
+        m, n = shapes[i]
+        before, after = left * math.prod(sizes[:i]), math.prod(sizes[i + 1 :]) * right
+        if k == 0:
+            found.append(step(i, terms * m, n, before, after))
+        elif k == d - 1:
+            found.append(step(i, m, terms * n, before, after))
+        else:
+            found.append(Step(i, m, n, before * terms, after, "batched", 0))
+        sizes[i] = m
+    return tuple(found)

@@ -123,21 +123,39 @@ def _in_slabs(factors: Sequence[Any], p: plan.Chain, x: Any) -> Any:
     return z
 
 
-def run_terms(factors: Sequence[Any], shapes: Sequence[tuple[int, int]], y: Any, left: int, right: int) -> Any:
-    """Σ_l F_1[l] ⊗ … ⊗ F_d[l] on y viewed as (left, Π n_i, right), from the last factor to the first.
+def run_terms(factors: Sequence[Any], p: plan.Terms, x: Any) -> Any:
+    """Σ_l F_1[l] ⊗ … ⊗ F_d[l] on x viewed as (left, Π n_i, right), `factors` being stacks (terms, m_i, n_i)."""
+    shapes, terms, left, right = p.shapes, p.terms, p.left, p.right
+    (m, n), (q, r) = shapes[0], shapes[-1]
+    first, last = factors[0], factors[-1]
+    if p.forward:
+        first, last = first.transpose(1, 0, 2).reshape(m * terms, n), last.transpose(1, 0, 2).reshape(q, terms * r)
+    else:
+        first, last = first.transpose(1, 2, 0).reshape(m, n * terms), last.reshape(terms * q, r)
+    ends = (first, *factors[1:-1], last)
+    if len(p.slabs) == 1:
+        return _run_terms(ends, p.steps, terms, x)
+    out = np.empty((p.slabs[-1][1], math.prod(m for m, _ in shapes) * left * right // p.slabs[-1][1]), x.dtype)
+    x = x.reshape(left, -1)
+    for i, j in p.slabs:
+        if left > 1:
+            _run_terms(ends, p.part(j - i), terms, x[i:j], out[i:j])
+        else:
+            _run_terms((first[i * terms : j * terms], *ends[1:]), p.part(j - i), terms, x, out[i:j])
+    return out
 
-    The last factors of all terms stand in one tall matrix, the first ones in one wide one: each meets y in one step. y is
-    (…, n_i, terms, m_{i+1}, …) between them, so that nothing is moved on the way.
-    """
-    terms, d = factors[0].shape[0], len(factors)
-    m, n = shapes[-1]
-    before, after = left * math.prod(s[1] for s in shapes[:-1]), right
-    y = run_step(factors[-1].reshape(terms * m, n), plan.step(d - 1, terms * m, n, before, after), y)
-    for i in range(d - 2, 0, -1):
-        after, (m, n) = after * m, shapes[i]
-        before //= n
-        y = y.reshape(before, n, terms, after).transpose(0, 2, 1, 3)
-        y = np.matmul(factors[i], y)
-    after, (m, n) = after * m, shapes[0]
-    F = factors[0].transpose(1, 2, 0).reshape(m, n * terms)
-    return run_step(F, plan.step(0, m, n * terms, left, after), y)
+
+def _run_terms(ends: Sequence[Any], steps: Sequence[plan.Step], terms: int, y: Any, out: Any = None) -> Any:
+    """One step for each factor. The terms stand before the axis that comes next, on the way back behind it: nothing is moved."""
+    head, *middle, tail = steps
+    y = run_step(ends[head.factor], head, y)
+    forward = head.factor == 0
+    for i, m, n, left, right, *_ in middle:
+        F, before = ends[i], left // terms
+        if forward:
+            z = np.empty((before, m, terms, right), y.dtype)
+            np.matmul(F, y.reshape(before, terms, n, right), out=z.transpose(0, 2, 1, 3))
+            y = z
+        else:
+            y = np.matmul(F, y.reshape(before, n, terms, right).transpose(0, 2, 1, 3))
+    return run_step(ends[tail.factor], tail, y, out)
