@@ -265,7 +265,7 @@ def _column_and_row(c: Any, r: Any, where: str, corner: int) -> tuple[Array, Arr
             "Use sm.Dense for a matrix without rows or columns",
         )
     shared = c[corner % m]
-    if not bool(_array.array_namespace(c).all((r[0] == shared) | ((r[0] != r[0]) & (shared != shared)))):
+    if not bool((r[0] == shared) | ((r[0] != r[0]) & (shared != shared))):
         entry = f"c[{corner}]"
         raise ArgumentError(
             where,

@@ -182,6 +182,8 @@ def astype(x: Array, dtype: Any) -> Array:
 def promote(*arrays: Array) -> tuple[Array, ...]:
     """The arrays in their common dtype."""
     xp = array_namespace(*arrays)
+    if all(a.dtype == arrays[0].dtype for a in arrays):
+        return arrays
     dtype = xp.result_type(*arrays)
     return tuple(astype(a, dtype) for a in arrays)
 

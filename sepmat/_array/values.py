@@ -126,6 +126,8 @@ def tensor_view(x: Any) -> Array:
 
 def copy(x: Array) -> Array:
     """A copy that shares no memory with x and passes gradients."""
+    if type(x) is np.ndarray:
+        return np.array(x)
     return x.clone() if is_torch(x) else array_namespace(x).asarray(x, copy=True)
 
 
