@@ -166,58 +166,66 @@ class FromSymmetric(FromDense):
     """
 
     def triplets(self, block: int, rng: Any, exact: bool = False) -> tuple[Triplets, bool]:
-        xp = _array.array_namespace(self.like)
+        xp, ((p, _), (q, _)) = _array.array_namespace(self.like), self.pairs
+        rows = _Coordinates(p, self.like)
+        cols = rows if p == q else _Coordinates(q, self.like)
         found, all_exact = [], True
-        for sign in (1.0, -1.0):
-            (p, _), (q, _) = self.pairs
-            rows = _HalfSpace(p, sign, self.like)
-            cols = rows if p == q else _HalfSpace(q, sign, self.like)
-            if 0 in (rows.dim, cols.dim):
+        for sign, part in zip((1.0, -1.0), _restricted(self.like, rows, cols), strict=True):
+            if 0 in part.shape:
                 continue
-            (U, s, V), full = FromDense(_restrict(self.like, rows, cols, sign)).triplets(block, rng, exact)
-            found.append((rows.lift(U), s, cols.lift(V)))
+            (U, s, V), full = FromDense(part).triplets(block, rng, exact)
+            found.append((rows.lift(U, sign), s, cols.lift(V, sign)))
             all_exact = all_exact and full
         U, s, V = (xp.concat(parts, axis=-1) for parts in zip(*found, strict=True))
         order = xp.argsort(s, descending=True)
         return (xp.take(U, order, axis=1), xp.take(s, order), xp.take(V, order, axis=1)), all_exact
 
 
-class _HalfSpace:
-    """Symmetric (sign 1) or skew (−1) p×p matrices, as vectors of their entries (i, j), i <= j."""
+class _Coordinates:
+    """Symmetric p×p matrices in the orthonormal basis e_ii, then (e_ij + e_ji) / √2 for i < j; skew ones in that of the
+    (e_ij − e_ji) / √2."""
 
-    def __init__(self, p: int, sign: float, like: Array) -> None:
+    def __init__(self, p: int, like: Array) -> None:
         xp, place = _array.array_namespace(like), {"device": _array.device(like)}
-        skip = 0 if sign > 0 else 1  # a skew matrix has no diagonal
-        upper = [k for i in range(p) for k in range(i * p + i + skip, i * p + p)]
-        lower = [k for i in range(p) for k in range((i + skip) * p + i, p * p, p)]
-        self.dim = len(upper)
-        self.upper, self.lower = (xp.asarray(ix, dtype=xp.int64, **place) for ix in (upper, lower))
+        diagonal = list(range(0, p * p, p + 1))
+        above = [k for i in range(p) for k in range(i * p + i + 1, i * p + p)]
+        below = [k for i in range(p) for k in range(i * p + i + p, p * p, p)]
+        self.p, self.dim = p, p + len(above)
+        self.upper, self.lower = (xp.asarray(diagonal + ix, dtype=xp.int64, **place) for ix in (above, below))
         i = xp.arange(p, dtype=xp.int64, **place)[:, None]
         j = xp.arange(p, dtype=xp.int64, **place)[None, :]
         low, high = xp.minimum(i, j), xp.maximum(i, j)
-        position = low * (p - skip) - low * (low - 1) // 2 + high - low - skip
-        self.lifted = xp.reshape(xp.clip(position, 0), (-1,))  # the weight of a skew diagonal is 0
-        root = math.sqrt(0.5)
-        weights = xp.astype(i == j, like.dtype) * (1.0 - skip)
-        weights = weights + xp.astype(i < j, like.dtype) * root + xp.astype(i > j, like.dtype) * (sign * root)
-        self.weights = xp.reshape(weights, (-1,))
-        # of the restriction: the entries on the diagonal are counted twice in e_ij + e_ji
-        self.scale = root / xp.take(self.weights, self.upper)
+        position = xp.where(low == high, low, p + low * (2 * p - 1 - low) // 2 + high - low - 1)
+        self.position = xp.reshape(position, (-1,))
+        root, order = math.sqrt(0.5), xp.reshape(xp.astype(xp.sign(j - i), like.dtype), (-1, 1))
+        self.weights = {1.0: 1.0 - (1.0 - root) * xp.abs(order), -1.0: root * order}
+        # the columns (i, i) are added to themselves
+        self.scale = xp.concat(
+            (xp.full((p,), root, dtype=like.dtype, **place), xp.ones_like(self.upper[p:], dtype=like.dtype))
+        )
 
-    def lift(self, X: Array) -> Array:
-        return _array.array_namespace(X).take(X, self.lifted, axis=0) * self.weights[:, None]
+    def lift(self, X: Array, sign: float) -> Array:
+        """The matrices, row by row, with the coordinates X (dim, k)."""
+        xp = _array.array_namespace(X)
+        if sign < 0:  # the diagonal has the weight 0
+            X = xp.concat((xp.zeros((self.p, X.shape[1]), dtype=X.dtype, device=_array.device(X)), X), axis=0)
+        return xp.take(X, self.position, axis=0) * self.weights[sign]
 
 
-def _restrict(R: Array, rows: _HalfSpace, cols: _HalfSpace, sign: float) -> Array:
-    """The part of R on a half space, in the orthonormal coordinates of it; by blocks of rows that stay in cache."""
+def _restricted(R: Array, rows: _Coordinates, cols: _Coordinates) -> tuple[Array, Array]:
+    """The parts of R on symmetric and on skew matrices; by blocks of rows that stay in cache."""
     xp, step = _array.array_namespace(R), max(1, CHUNK // R.shape[1])
-    blocks = []
+    symmetric, skew = [], []
     for i in range(0, rows.dim, step):
         j = min(i + step, rows.dim)
         block = xp.take(R, rows.upper[i:j], axis=0)
-        block = xp.take(block, cols.upper, axis=1) + sign * xp.take(block, cols.lower, axis=1)
-        blocks.append(block * (rows.scale[i:j, None] * cols.scale))
-    return xp.concat(blocks, axis=0)
+        upper, lower = (xp.take(block, ix, axis=1) for ix in (cols.upper, cols.lower))
+        symmetric.append((upper + lower) * (rows.scale[i:j, None] * cols.scale))
+        if j > rows.p:
+            first = max(rows.p - i, 0)
+            skew.append(upper[first:, cols.p :] - lower[first:, cols.p :])
+    empty = xp.zeros((0, cols.dim - cols.p), dtype=R.dtype, device=_array.device(R))
+    return xp.concat(symmetric, axis=0), xp.concat([empty, *skew], axis=0)
 
 
 def _inherit(R: Rearranged, pairs: Pairs, U: Array, s: Array, V: Array) -> Triplets:
