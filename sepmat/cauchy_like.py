@@ -50,7 +50,7 @@ def _eliminate(A: Displaced, rhs: Array) -> Solved:
 def _solved(A: Displaced, rhs: Array, where: str) -> Array:
     found = _eliminate(A, rhs)
     if found.logabs == -math.inf:
-        raise singular(A, where, "a pivot is 0")
+        raise singular(A, where, "a pivot is 0", DENSE)
     return found.x
 
 

@@ -290,13 +290,14 @@ def _checked(A: StructuredMatrix, where: str) -> StructuredMatrix:
     return A
 
 
-def singular(A: StructuredMatrix, where: str, why: str, rcond: float = 0.0) -> SingularMatrixError:
+def singular(A: StructuredMatrix, where: str, why: str, least_squares: str = "") -> SingularMatrixError:
+    """The error for a matrix with rcond 0. least_squares: the way out where the rule of lstsq is none."""
     return SingularMatrixError(
         where,
         "A",
-        f"{A._name()} is singular ({why}, rcond {rcond:.1e})",
+        f"{A._name()} is singular ({why}, rcond {0.0:.1e})",
         "a nonsingular matrix",
-        f"Use {way_to_least_squares(A)}, or add s * Identity(n)",
+        f"Use {least_squares or way_to_least_squares(A)}, or add s * Identity(n)",
     )
 
 

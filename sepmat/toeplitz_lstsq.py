@@ -11,7 +11,7 @@ from typing import Any
 
 from . import _array
 from ._array import Array
-from .augmented import augmented_solution
+from .augmented import ADVICE, augmented_solution
 from .cauchy_like import _toeplitz
 from .displacement import LowDisplacementRank
 from .errors import SingularMatrixError
@@ -33,7 +33,7 @@ def _(A: Toeplitz, b: Array, rcond: float | None) -> Array:
     if not A.shape[0] or not A.shape[1] or not b.shape[1]:
         return A.xp.zeros((A.shape[1], b.shape[1]), dtype=b.dtype, device=A.device)
     if A.shape[0] == A.shape[1]:
-        return solve.rule(A, b)
+        return _square(A, b)
     k = _array.exponent(A._diagonals())
     T = A.map(lambda a: _array.ldexp(_array.double(a), -k))
     S, right, tall = T.map(_array.stop_gradient), _array.double(_array.stop_gradient(b)), A.shape[0] > A.shape[1]
@@ -52,8 +52,17 @@ def _(A: Toeplitz, b: Array, rcond: float | None) -> Array:
 @lstsq.register
 def _(A: Hankel, b: Array, rcond: float | None) -> Array:
     """A = T J."""
-    T = _toeplitz(A)
-    return A.xp.flip(lstsq.rule(T, b, rcond), axis=0)
+    if A.shape[0] == A.shape[1] and A.shape[0]:
+        return _square(A, b)
+    return A.xp.flip(lstsq.rule(_toeplitz(A), b, rcond), axis=0)
+
+
+def _square(A: Toeplitz | Hankel, b: Array) -> Array:
+    try:
+        return solve.rule(A, b)
+    except SingularMatrixError:  # advises least squares
+        got = f"{A._name()} with a rank that is not full to the precision"
+        raise SingularMatrixError("lstsq", "A", got, "full rank", ADVICE) from None
 
 
 def gram(B: Toeplitz) -> LowDisplacementRank:

@@ -291,3 +291,16 @@ def test_advice_leads_here():
         assert np.isfinite(sm.lstsq(A, np.ones(2))).all()
     with pytest.raises(sm.ShapeError, match=r"Use numpy.linalg.lstsq\(A.to_dense\(\), b\)"):
         sm.solve(sm.LowDisplacementRank(np.ones((3, 1)), np.ones((3, 1)), shape=(3, 2)), np.ones(3))
+
+
+@pytest.mark.parametrize("c", [np.ones(5), np.zeros(5)], ids=["rank 1", "rank 0"])
+@pytest.mark.parametrize("kind", [sm.Toeplitz, sm.Hankel])
+def test_advice_for_a_singular_displaced_matrix_leads_out(kind, c):
+    """lstsq of Toeplitz and Hankel matrices needs full rank: neither solve nor lstsq itself may send one there."""
+    A, b = kind(c, c), np.ones(5)
+    for function, way in ((sm.solve, r"numpy.linalg.lstsq\(A.to_dense\(\), b\)"), (sm.lstsq, r"sm.lstsq\(sm.Dense\(")):
+        with pytest.raises(sm.SingularMatrixError, match=f"^{function.__name__}: A.*Use {way}") as caught:
+            function(A, b)
+        assert "sm.lstsq(A, b)" not in str(caught.value)
+    assert kind.__name__ in str(caught.value)
+    np.testing.assert_allclose(sm.lstsq(sm.Dense(A.to_dense()), b), np.linalg.lstsq(A.to_dense(), b)[0], atol=1e-14)
