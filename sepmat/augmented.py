@@ -68,9 +68,9 @@ def augmented(B: Toeplitz, alpha: float) -> LowDisplacementRank:
     zero = xp.zeros((n,), **place)
     inner = alpha * xp.stack((unit[0][:m], unit[1][:m]))
     rows = [xp.concat((inner[i, :], ends[i, :])) for i in (0, 1)]
-    rows += [xp.concat((_conj(sides[:, j]), zero)) for j in (0, 1)]
+    rows += [xp.concat((_array.conj(sides[:, j]), zero)) for j in (0, 1)]
     first, last, below, end = rows
-    columns = [_conj(v) for v in rows]  # Hermitian
+    columns = [_array.conj(v) for v in rows]  # Hermitian
     at_rows = [end - xp.concat((first[1:], -first[:1])), last - xp.concat((below[1:], -below[:1]))]
     at_columns = [_down(columns[1]) - columns[2], _down(columns[3]) + columns[0]]
     inside = 1.0 - unit[0] - unit[2]
@@ -81,10 +81,6 @@ def augmented(B: Toeplitz, alpha: float) -> LowDisplacementRank:
 
 def _down(v: Array) -> Array:
     return _array.array_namespace(v).concat((v[-1:], v[:-1]))
-
-
-def _conj(v: Array) -> Array:
-    return _array.array_namespace(v).conj(v) if _array.is_complex(v) else v
 
 
 def _length(x: Array) -> float:

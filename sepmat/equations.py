@@ -10,8 +10,8 @@ import math
 from typing import Any
 
 from . import _array
-from ._array import Array
-from .cp.cores import adjoint, terms_norm, vector_norm
+from ._array import Array, adjoint
+from .cp.cores import terms_norm, vector_norm
 from .kernels.terms import khatri_rao, thin
 
 # λ as a share of ‖A X‖² / ‖X‖². A random start begins with a large one that falls slowly, which leads to small κ; a

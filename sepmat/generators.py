@@ -53,8 +53,7 @@ def _orthogonal(G: Array, H: Array) -> tuple[Array, Array]:
 
 
 def _inner(x: Array, y: Array) -> Any:
-    xp = _array.array_namespace(x)
-    return xp.sum((xp.conj(x) if _array.is_complex(x) else x) * y)
+    return _array.array_namespace(x).sum(_array.conj(x) * y)
 
 
 def _parts(x: Array) -> list[Wide]:

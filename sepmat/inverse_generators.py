@@ -131,7 +131,7 @@ def _flip(X: Array) -> Array:
 def _sheared(X: Array, P: Array) -> Array:
     """[P_0, P_1 − α P_0] with the α for which the columns of X become orthogonal; of [e_0, q], q_0 = 0, exactly."""
     xp = _array.array_namespace(X)
-    conj = xp.conj(X[:, 0]) if _array.is_complex(X) else X[:, 0]
+    conj = _array.conj(X[:, 0])
     alpha = xp.sum(conj * X[:, 1]) / xp.sum(conj * X[:, 0])
     return xp.stack((P[:, 0], P[:, 1] - alpha * P[:, 0]), axis=1)
 

@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from . import _array, _check
-from ._array import Array
+from ._array import Array, adjoint
 from .errors import ShapeError, UnsupportedError
 from .fit import as_target, svd
 from .kernels.terms import khatri_rao, thin
 from .kronecker import _pairs, apply_factors, as_shapes, rearrange
 from .low_rank import LowRank
-from .rearranged import Pairs, adjoint, kron_sum
+from .rearranged import Pairs, kron_sum
 from .separated import Separated
 from .tree import largest, round_off, tree
 

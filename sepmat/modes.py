@@ -11,10 +11,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from . import _array
-from ._array import Array
+from ._array import Array, adjoint, conj
 from .fit import smallest_rank, svd, tail_norms
 from .kernels.terms import khatri_rao
-from .rearranged import EXTRA, FromDense, Pairs, Rearranged, Triplets, adjoint, conj, to_tolerance
+from .rearranged import EXTRA, FromDense, Pairs, Rearranged, Triplets, to_tolerance
 
 ROOM = 8  # under a tolerance: dimensions of a mode beyond twice the number that the tolerance asks for
 TIGHT = 0.9  # share of a tolerance that the balanced unfolding may use up

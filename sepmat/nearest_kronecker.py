@@ -9,11 +9,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from . import _array, _check
-from ._array import Array
+from ._array import Array, adjoint, conj
 from .errors import ShapeError
 from .fit import Fit, check_tolerance, smallest_rank, svd, tail_norms
 from .kronecker import Kronecker, as_shapes
-from .rearranged import CHUNK, EXTRA, FromDense, Pairs, Rearranged, Triplets, adjoint, conj, to_tolerance
+from .rearranged import CHUNK, EXTRA, FromDense, Pairs, Rearranged, Triplets, to_tolerance
 from .separated import Separated
 from .sources import Source, as_source
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from . import _array, _check
-from ._array import Array
+from ._array import Array, adjoint
 from .compress import check_condition, compress
 from .cp import DenseCore, fit_core
 from .cp.cores import scales, terms_norm, unit
@@ -16,7 +16,7 @@ from .fit import Fit, check_attainable, check_tolerance, condition_of
 from .kronecker import as_shapes
 from .modes import Compressed, Unfolded, compress_modes, grouped_pairs, least_rank, refine_modes, unfolded, weakest
 from .nearest_kronecker import as_sum, nearest_two
-from .rearranged import FromDense, Pairs, adjoint
+from .rearranged import FromDense, Pairs
 from .separated import Separated
 from .sources import Source, as_source
 from .tree import tree

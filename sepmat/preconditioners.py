@@ -156,7 +156,7 @@ def kronecker_preconditioner(
         leading: Any = S if S.terms == 1 else compress(S, rank=1, seed=seed).matrix
         bases = [_singular_bases(F[0, ...]) for F in leading.factors]
         entries = [
-            xp.matrix_transpose(xp.linalg.diagonal(_adjoint(U)[None, :, :] @ F @ V[None, :, :]))
+            xp.matrix_transpose(xp.linalg.diagonal(_array.adjoint(U)[None, :, :] @ F @ V[None, :, :]))
             for F, (U, V) in zip(S.factors, bases, strict=True)
         ]
         d = functools.reduce(khatri_rao, entries) @ weights
@@ -303,15 +303,10 @@ def _split(A: MultilevelToeplitz, terms: int) -> Separated:
 
 def _singular_bases(F: Array) -> tuple[Array, Array]:
     """Unitary U, V with Uᴴ F V diagonal; the eigenvectors twice where F is Hermitian up to rounding."""
-    xp, H = _array.array_namespace(F), _adjoint(F)
+    xp, H = _array.array_namespace(F), _array.adjoint(F)
     size = _array.to_float(_array.frobenius(F))
     if _array.to_float(_array.frobenius(F - H)) <= HERMITIAN * size:
         Q = xp.linalg.eigh((F + H) / 2)[1]
         return Q, Q
     U, _, Vh = xp.linalg.svd(F)
-    return U, _adjoint(Vh)
-
-
-def _adjoint(X: Array) -> Array:
-    xp = _array.array_namespace(X)
-    return xp.conj(xp.matrix_transpose(X)) if _array.is_complex(X) else xp.matrix_transpose(X)
+    return U, _array.adjoint(Vh)

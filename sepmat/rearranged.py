@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from . import _array
-from ._array import Array
+from ._array import Array, adjoint, conj
 from .fit import svd
 from .linalg import norm
 from .low_rank import LowRank
@@ -233,11 +233,3 @@ def _norm(X: Array) -> float:
     xp = _array.array_namespace(X)
     x = xp.reshape(_array.double(X), (-1,))
     return math.sqrt(max(0.0, _array.to_float(xp.real(xp.vecdot(x, x)) if _array.is_complex(x) else xp.vecdot(x, x))))
-
-
-def conj(x: Array) -> Array:
-    return _array.array_namespace(x).conj(x) if _array.is_complex(x) else x
-
-
-def adjoint(X: Array) -> Array:
-    return conj(_array.array_namespace(X).matrix_transpose(X))

@@ -147,7 +147,7 @@ class Toeplitz(_Diagonals):
         return self.xp.concat((self.c[: min(1, self.c.shape[0])], self._tail()))
 
     def _tail(self) -> Array:
-        return self.tail if self.tail is not None else _conj(self.c[min(1, self.c.shape[0]) :])
+        return self.tail if self.tail is not None else _array.conj(self.c[min(1, self.c.shape[0]) :])
 
     def _diagonals(self) -> Array:
         return self.xp.concat((self.xp.flip(self._tail()), self.c))
@@ -284,10 +284,6 @@ def _padded_spectrum(t: Array) -> fourier.Spectrum:
 def _padded_length(n: int, like: Array) -> int:
     """A good length for the transforms of n diagonals."""
     return fourier.fast_length(n, not _array.is_complex(like)) if n > 0 else 0
-
-
-def _conj(x: Array) -> Array:
-    return _array.array_namespace(x).conj(x) if _array.is_complex(x) else x
 
 
 class _FCirculant(_Diagonals):

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from conftest import check, host
 
+from sepmat._array import conj
 from sepmat.cp import DenseCore, TrainCore, fit_core
 from sepmat.cp import train as tt
-from sepmat.cp.cores import balanced, conj, scales, terms_norm, unpacked
+from sepmat.cp.cores import balanced, scales, terms_norm, unpacked
 from sepmat.cp.fit import Problem, safe
 from sepmat.cp.gram import GramModel
 from sepmat.cp.optimise import QRModel, _penalised, alternate, descend, point

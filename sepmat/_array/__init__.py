@@ -50,9 +50,11 @@ from .libraries import (
 )
 from .scaling import balanced, binade, exponent, frobenius, ldexp, power_of_two, scaled_product, sum_of_squares
 from .values import (
+    adjoint,
     attached,
     by_columns,
     complex_of,
+    conj,
     copy,
     freeze,
     from_bits,
@@ -60,6 +62,7 @@ from .values import (
     normal,
     numpy_view,
     readable,
+    real,
     shares_with_numpy,
     stop_gradient,
     takes_operators,
@@ -74,6 +77,7 @@ __all__ = [
     "Array",
     "Factors",
     "Namespace",
+    "adjoint",
     "array_namespace",
     "as_dtype",
     "astype",
@@ -84,6 +88,7 @@ __all__ = [
     "compiling",
     "complex_dtype",
     "complex_of",
+    "conj",
     "copy",
     "device",
     "double",
@@ -121,6 +126,7 @@ __all__ = [
     "qr_triangle",
     "quiet",
     "readable",
+    "real",
     "real_dtype",
     "scaled_product",
     "schur",

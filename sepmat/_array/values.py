@@ -14,6 +14,7 @@ from .libraries import (
     compiling,
     complex_dtype,
     device,
+    is_complex,
     is_cupy,
     is_half,
     is_numpy,
@@ -129,6 +130,21 @@ def copy(x: Array) -> Array:
     if type(x) is np.ndarray:
         return np.array(x)
     return x.clone() if is_torch(x) else array_namespace(x).asarray(x, copy=True)
+
+
+def conj(x: Array) -> Array:
+    """The complex conjugate; real numbers as they are, which the standard's `conj` need not take."""
+    return array_namespace(x).conj(x) if is_complex(x) else x
+
+
+def real(x: Array) -> Array:
+    """The real part; real numbers as they are."""
+    return array_namespace(x).real(x) if is_complex(x) else x
+
+
+def adjoint(X: Array) -> Array:
+    """Xᴴ, of the last two axes."""
+    return conj(array_namespace(X).matrix_transpose(X))
 
 
 def by_columns(x: Array) -> Array:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from .. import _array
-from .._array import Array
+from .._array import Array, adjoint, conj
 from ..kernels.terms import khatri_rao, thin
 from ..tree import tree
 
@@ -132,12 +132,6 @@ class DenseCore:
 # columns ------------------------------------------------------------------------------------------------------------------
 
 
-def adjoint(X: Array) -> Array:
-    xp = _array.array_namespace(X)
-    X = xp.matrix_transpose(X)
-    return xp.conj(X) if _array.is_complex(X) else X
-
-
 def vector_norm(x: Array) -> float:
     """‖x‖ of an array that is already scaled to 1."""
     xp = _array.array_namespace(x)
@@ -214,11 +208,3 @@ def unpacked(x: Array, factors: Factors) -> Factors:
 def positive(x: Array) -> Array:
     xp = _array.array_namespace(x)
     return xp.where(x > 0, x, xp.ones_like(x))
-
-
-def conj(x: Array) -> Array:
-    return _array.array_namespace(x).conj(x) if _array.is_complex(x) else x
-
-
-def real(x: Array) -> Array:
-    return _array.array_namespace(x).real(x) if _array.is_complex(x) else x

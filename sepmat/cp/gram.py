@@ -8,8 +8,8 @@ small cores need; the gradient is right to u, and so is the error that a fit com
 import math
 
 from .. import _array
-from .._array import Array
-from .cores import Core, Factors, adjoint, conj, positive, real, unpacked, vector_norm
+from .._array import Array, adjoint, conj, real
+from .cores import Core, Factors, positive, unpacked, vector_norm
 
 
 class GramModel:

@@ -8,8 +8,8 @@ import dataclasses
 import math
 
 from .. import _array
-from .._array import Array
-from .cores import Core, Factors, System, adjoint, balanced, conj, positive, real, scales, unpacked, vector_norm
+from .._array import Array, adjoint, conj, real
+from .cores import Core, Factors, System, balanced, positive, scales, unpacked, vector_norm
 from .gram import GramModel
 
 START, DOWN, UP = 1e-2, 2.0, 4.0  # the damping of Levenberg and Marquardt, and what success and failure do to it

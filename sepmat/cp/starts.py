@@ -3,8 +3,8 @@
 from typing import Any
 
 from .. import _array
-from .._array import Array
-from .cores import Core, Factors, adjoint, unit
+from .._array import Array, adjoint
+from .cores import Core, Factors, unit
 
 PENCILS = 4  # random combinations of slices that the mode spaces are read off; the first two are the pencil
 SINGULAR = 1e-12

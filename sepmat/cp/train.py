@@ -9,10 +9,10 @@ import math
 from collections.abc import Sequence
 
 from .. import _array
-from .._array import Array
+from .._array import Array, adjoint, conj
 from ..fit import svd, tail_norms
 from ..kernels.terms import khatri_rao
-from .cores import Factors, System, adjoint, conj, ridge, unit, vector_norm
+from .cores import Factors, System, ridge, unit, vector_norm
 
 Train = list[Array]
 

@@ -253,12 +253,10 @@ def _moves(pivots: list[int]) -> tuple[dict[int, int], int]:
 def _balanced(g: Array) -> tuple[Array, Array]:
     """(M, M⁻¹) such that the columns of g M are near to orthonormal; dependent ones stay small."""
     xp = _array.array_namespace(g)
-    adjoint = xp.conj(xp.matrix_transpose(g)) if _array.is_complex(g) else xp.matrix_transpose(g)
-    values, Q = xp.linalg.eigh(adjoint @ g)
+    values, Q = xp.linalg.eigh(_array.adjoint(g) @ g)
     root = xp.sqrt(xp.maximum(values, xp.max(values) * 1e-28))
     root = _array.astype(xp.where(root > 0, root, xp.ones_like(root)), Q.dtype)
-    adjoint = xp.conj(xp.matrix_transpose(Q)) if _array.is_complex(Q) else xp.matrix_transpose(Q)
-    return Q / root, root[:, None] * adjoint
+    return Q / root, root[:, None] * _array.adjoint(Q)
 
 
 # matrices with a displacement ---------------------------------------------------------------------------------------------

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from .. import _array, _check
-from .._array import Array
+from .._array import Array, adjoint, conj
 from ..errors import NonFiniteError
 from ..fit import svd
-from ..rearranged import Block, FromDense, Pairs, Rearranged, Triplets, adjoint, conj, residual, total
+from ..rearranged import Block, FromDense, Pairs, Rearranged, Triplets, residual, total
 from .source import Source, two_dimensional
 
 SLAB = 2**23  # entries of M that are read at a time: 64 MB

@@ -4,13 +4,13 @@ import math
 from typing import Any
 
 from .. import _array, _check
-from .._array import Array
+from .._array import Array, adjoint, conj
 from ..fit import svd
 from ..kernels.terms import khatri_rao
 from ..linalg import norm
 from ..low_rank import LowRank
 from ..matrix import StructuredMatrix
-from ..rearranged import Pairs, Rearranged, Triplets, adjoint, conj, total
+from ..rearranged import Pairs, Rearranged, Triplets, total
 from .source import Source, two_dimensional
 
 PROBES = 128  # random vectors that norms and errors are estimated from

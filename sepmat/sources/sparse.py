@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from .. import _array, _check
-from .._array import Array
+from .._array import Array, conj
 from ..fit import svd
 from ..linalg import norm
 from ..low_rank import LowRank
-from ..rearranged import Block, FromDense, Pairs, Rearranged, Triplets, conj, residual, total
+from ..rearranged import Block, FromDense, Pairs, Rearranged, Triplets, residual, total
 from .source import Source, two_dimensional
 
 DENSE = 2**22  # entries up to which the nonzero rows and columns of R(M) are kept as an array
