@@ -53,6 +53,8 @@ class OpenFunction:
     `register` adds the rule for the class that its first argument is annotated with; `rules` lists them.
     """
 
+    __name__: str
+
     def __init__(self, front: Callable[..., Any], two_ways: str) -> None:
         functools.update_wrapper(self, front)
         self._front = front
@@ -98,8 +100,6 @@ class OpenFunction:
         ways = self.ways.get(type(A), self._two_ways)
         return UnsupportedError(self.__name__, "A", f"{why} for {A._name()}", can, ways)
 
-    __name__: str
-
 
 def open_function(two_ways: str) -> Callable[[Callable[..., Any]], OpenFunction]:
     return lambda front: OpenFunction(front, two_ways)
@@ -127,7 +127,15 @@ def solve(A: StructuredMatrix, b: Any) -> Array:
 
 @open_function(f"Use sm.inverse({DENSE}), or sm.solve(A, b) for the products you need")
 def inverse(A: StructuredMatrix) -> StructuredMatrix:
-    """A⁻¹ as a structured matrix. Raises as `solve` does."""
+    """A⁻¹ as a structured matrix: of the same class where that is closed, else of the class that holds it.
+
+    Toeplitz, Hankel and W(G, H) give a `LowDisplacementRank`, each further solve two products; a Kronecker product the
+    product of the inverses. Costs what `factorize` costs; raises as `solve` does.
+
+    >>> import numpy as np, sepmat as sm
+    >>> sm.inverse(sm.Toeplitz([4.0, 1.0, 0.5], [4.0, 2.0, 0.0])), sm.inverse(sm.Kronecker(np.eye(2), np.eye(3)))
+    (LowDisplacementRank(r=2, shape=(3, 3), float64), Kronecker(2×2 ⊗ 3×3, shape=(6, 6), float64))
+    """
     _square(A, "inverse")
     return inverse.rule(_checked(A, "inverse"))
 
@@ -163,7 +171,7 @@ def cut_off(A: StructuredMatrix, rcond: float | None) -> float:
 
 @open_function(f"Use sm.slogdet({DENSE}), or sm.slogdet of the factors")
 def slogdet(A: StructuredMatrix) -> SlogdetResult:
-    """(sign, log|det A|) of a square matrix; (0, -inf) for a singular one.
+    """(sign, log|det A|) of a square matrix; (0, -inf) for a singular one. Raises as `eigvals` does.
 
     >>> import sepmat as sm
     >>> sign, logabsdet = sm.slogdet(sm.Diagonal([-1.0, 1.0]))
@@ -176,13 +184,25 @@ def slogdet(A: StructuredMatrix) -> SlogdetResult:
 
 @open_function("Use sm.diagonal(A) and sum it, or A.to_dense()")
 def trace(A: StructuredMatrix) -> Array:
-    """Σ_i A[i, i] as a 0-d array; rectangular matrices have min(m, n) diagonal entries, as numpy.trace."""
+    """Σ_i A[i, i] as a 0-d array; rectangular matrices have min(m, n) diagonal entries, as numpy.trace.
+
+    Raises UnsupportedError without a rule.
+
+    >>> import numpy as np, sepmat as sm
+    >>> float(sm.trace(sm.Kronecker(np.eye(2), 3 * np.eye(4))))
+    24.0
+    """
     return trace.rule(A)
 
 
 @open_function("Read entries with A[i, i], or use A.to_dense()")
 def diagonal(A: StructuredMatrix) -> Array:
-    """The main diagonal, min(m, n) entries."""
+    """The main diagonal, min(m, n) entries. Raises UnsupportedError without a rule.
+
+    >>> import sepmat as sm
+    >>> sm.diagonal(sm.Toeplitz([2.0, 1.0, 0.0]))
+    array([2., 2., 2.])
+    """
     return diagonal.rule(A)
 
 
@@ -191,7 +211,12 @@ def norm(A: StructuredMatrix, ord: Any = "fro") -> Array:
     """A norm of A as a 0-d array: "fro" (Frobenius), 1 and inf (largest column, row sum), 2 (spectral), "nuc" (nuclear).
 
     Which of them a class offers is in the capability table; no Frobenius norm is computed from Gram matrices where
-    that would cost digits.
+    that would cost digits. Raises ArgumentError for another ord, UnsupportedError without a rule.
+
+    >>> import numpy as np, sepmat as sm
+    >>> T = sm.Toeplitz([2.0, -1.0, 0.0])
+    >>> float(sm.norm(T, 1)), bool(np.isclose(sm.norm(T), 4.0))
+    (4.0, True)
     """
     if not isinstance(ord, (str, int, float)) or isinstance(ord, bool) or ord not in ("fro", "nuc", 1, 2, float("inf")):
         advice = "Use float('inf')" if isinstance(ord, str) and ord == "inf" else "Use ord='fro' for the Frobenius norm"
@@ -206,14 +231,26 @@ def norm(A: StructuredMatrix, ord: Any = "fro") -> Array:
 
 @open_function(f"Use sm.eigvals({DENSE}), or scipy.sparse.linalg.eigs(A)")
 def eigvals(A: StructuredMatrix) -> Array:
-    """The eigenvalues of a square matrix, complex, with multiplicity, in no particular order."""
+    """The eigenvalues of a square matrix, complex, with multiplicity, in no particular order.
+
+    Raises ShapeError, NonFiniteError, and UnsupportedError without a rule.
+
+    >>> import numpy as np, sepmat as sm
+    >>> np.sort(sm.eigvals(sm.Circulant([2.0, -1.0, 0.0, -1.0])).real)
+    array([0., 2., 2., 4.])
+    """
     _square(A, "eigvals")
     return eigvals.rule(_checked(A, "eigvals"))
 
 
 @open_function(f"Use sm.svdvals({DENSE}), or scipy.sparse.linalg.svds(A)")
 def svdvals(A: StructuredMatrix) -> Array:
-    """The min(m, n) singular values, largest first."""
+    """The min(m, n) singular values, largest first. Raises NonFiniteError, and UnsupportedError without a rule.
+
+    >>> import numpy as np, sepmat as sm
+    >>> sm.svdvals(sm.Kronecker(np.diag([3.0, 1.0]), np.diag([2.0, 1.0])))
+    array([6., 3., 2., 1.])
+    """
     return svdvals.rule(_checked(A, "svdvals"))
 
 
@@ -253,6 +290,11 @@ def factorize(A: StructuredMatrix) -> Factorization:
 
     Toeplitz, Hankel, LowDisplacementRank: the generators of the inverse; Dense: LU; circulants: the spectrum; a
     Kronecker product and a product: those of its factors. Raises as `solve` does.
+
+    >>> import numpy as np, sepmat as sm
+    >>> F = sm.factorize(sm.Kronecker(2 * np.eye(2), np.diag([1.0, 4.0])))
+    >>> F.solve(np.ones(4)), F.solve(np.ones((4, 2))).shape
+    (array([0.5  , 0.125, 0.5  , 0.125]), (4, 2))
     """
     _square(A, "factorize")
     found: Factorization = factorize.rule(_checked(A, "factorize"))
