@@ -24,6 +24,7 @@ GOAL = 0.5  # residual / (n u ‖A‖₂ ‖x‖) at which it ends; 1 is promise
 LIMIT = 30.0  # and beyond which a result comes with a warning
 DENSE = _check.DENSE_LEAST_SQUARES  # for singular ones: sm.lstsq needs full rank
 PROBES = 1  # random vectors that estimate norms
+SURE = 8  # of them before a warning
 
 Displaced = Toeplitz | Hankel | LowDisplacementRank
 
@@ -257,6 +258,8 @@ def _refined(A: StructuredMatrix, b: Array, S: Displaced, k: int, M: StructuredM
             break
         x, rest, reached = step
     if not reached <= LIMIT:
+        reached *= _norm(S) / _norm(S, SURE)  # one probe in some hundred is so short that it blames a good x
+    if not reached <= LIMIT:
         _rough(A, reached)
     x = _array.astype(_array.ldexp(x, -k), b.dtype)
     if _array.attached(*A.arrays(), b):
@@ -276,11 +279,11 @@ def _worst(rest: Array, x: Array, scale: float) -> float:
     return _array.to_float(xp.max(xp.where(xp.isnan(ratio), xp.ones_like(ratio) * math.inf, ratio)))
 
 
-def _norm(A: Displaced) -> float:
+def _norm(A: Displaced, probes: int = PROBES) -> float:
     """‖A‖_F / √n, which is at most ‖A‖₂; of terms about that."""
     if not isinstance(A, LowDisplacementRank):
         return _array.to_float(norm.rule(A, "fro")) / math.sqrt(A.shape[0])
-    V = _array.normal(_check.as_generator(0, "solve"), (A.shape[1], PROBES), A.g)
+    V = _array.normal(_check.as_generator(0, "solve"), (A.shape[1], probes), A.g)
     return _array.to_float(_array.frobenius(times(A, V))) / _array.to_float(_array.frobenius(V))
 
 
