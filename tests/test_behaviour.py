@@ -149,6 +149,9 @@ def test_the_sweep_notices(monkeypatch):
     monkeypatch.setitem(arguments.CALLS, "planted", (lambda x: len(x) and None, {"x": [1]}))
     counts, bad = arguments.swept(("planted",), seconds=0)
     assert counts["bad"] == len(bad) > 10 and "TypeError" in bad[0]
+    for call, what in ((lambda A: sm.trace(A), "speaks as trace"), (lambda A: sm.solve(A, None), "planted")):
+        monkeypatch.setitem(arguments.CALLS, "planted", (call, {"A": 1}))
+        assert any(what in line for line in arguments.swept(("planted",), seconds=0)[1])
 
 
 def test_no_message_without_its_parts():

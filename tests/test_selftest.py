@@ -19,6 +19,7 @@ def test_every_class_passes_on_every_library():
     for backend in ("numpy", "array_api_strict", "torch"):
         assert {line.matrix for line in found.lines if line.backend == backend} == classes - LAZY
     assert found.checks == sum(line.checks for line in found.lines) > 2000
+    assert {"solve", "slogdet", "svdvals", "norm", "trace"} <= {line.quantity for line in found.lines}
     assert "B12" in str(found) and str(found).endswith("passed")
 
 

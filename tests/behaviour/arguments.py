@@ -1,8 +1,8 @@
 """Every parameter of every public function, with everything that it may be confused with: a value, or an error of the library.
 
 A call that works is kept and one argument at a time is replaced. What comes back must be an error in five parts, or a value
-where the argument may be taken for a good one; a TypeError from inside NumPy or SciPy, a hang, a leaked warning or a
-flag that takes "no" for True are what this looks for.
+where the argument may be taken for a good one; a TypeError from inside NumPy or SciPy, a hang, a leaked warning, a
+flag that takes "no" for True, or an error that names another function or an argument that nobody has are what this looks for.
 """
 
 import collections
@@ -68,9 +68,11 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "hadamard": (sm.hadamard, {"A": SUM, "B": SUM}),
     "inner": (sm.inner, {"A": SUM, "B": SUM}),
     "inverse_iteration": (sm.inverse_iteration, {"A": SUM, "shift": 0.0, "tol": 0.5, "preconditioner": None, "start": ONE}),
+    "inverse_iteration to rank": (sm.inverse_iteration, {"A": SUM, "rank": 1}),
     "inverse_laplacian": (sm.inverse_laplacian, {"n": 3, "d": 2, "terms": 2, "relative": False, "like": None}),
     "kronecker_preconditioner": (sm.kronecker_preconditioner, {"A": SUM, "terms": 1, "damp": None, "seed": 0}),
     "laplacian": (sm.laplacian, {"n": 3, "d": 3, "terms": None, "max_condition": None, "like": None}),
+    "load": (sm.load, {"path": "no such file"}),
     "lstsq": (sm.lstsq, {"A": T, "b": b4, "rcond": None}),
     "nearest_displacement": (sm.nearest_displacement, {"M": M, "rank": 2, "seed": 0}),
     "nearest_kronecker": (sm.nearest_kronecker, {"M": M, "shapes": PAIRS, "rank": 2, "exact": False, "seed": 0}),
@@ -80,6 +82,7 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "nearest_toeplitz": (sm.nearest_toeplitz, {"M": M, "symmetric": False}),
     "norm": (sm.norm, {"A": K, "ord": "fro"}),
     "partial_trace": (sm.partial_trace, {"A": SUM, "factors": 0}),
+    "power_iteration to rank": (sm.power_iteration, {"A": SUM, "rank": 1}),
     "power_iteration": (sm.power_iteration, {"A": SUM, "tol": 0.1, "max_condition": None, "start": None, "seed": 0}),
     "radial_kernel": (sm.radial_kernel, {"grids": [[1.0, 2], [0.0, 1]], "power": 1.0, "terms": 2, "relative": True, "diagonal": False}),
     "rearrange": (sm.rearrange, {"A": M, "shapes": PAIRS}),
@@ -122,7 +125,7 @@ for _ in range(100):
 
 STRANGE: dict[str, Any] = {
     "None": None, "an object": object(), "'foo'": "foo", "''": "", "b'x'": b"x", "NaN": float("nan"), "∞": float("inf"), "-1": -1, "0": 0, "2.5": 2.5, "True": True, "10^30": 10**30, "1j": 1j, "[]": [], "{}": {}, "a set": {1},
-    "a generator": "made anew", "a type": int, "NumPy": np, "a class of ours": sm.Toeplitz, "a structure": K, "[NaN]": np.array([np.nan]), "no entries": np.zeros((0, 0)), "0-d": np.array(1.0), "3-D": np.ones((2, 2, 2)), "objects": np.array([None]), "strings": np.array(["a"]),
+    "a generator": "made anew", "a type": int, "NumPy": np, "a class of ours": sm.Toeplitz, "a structure": K, "[NaN]": np.array([np.nan]), "[[NaN]]": np.full((2, 2), np.nan), "no entries": np.zeros((0, 0)), "0-d": np.array(1.0), "3-D": np.ones((2, 2, 2)), "objects": np.array([None]), "strings": np.array(["a"]),
     "float16": np.ones(3, np.float16), "longdouble": np.ones(3, np.longdouble), "dates": np.array(["2020-01-01"], "M8[D]"), "ragged": [[1, 2], [3]], "masked": np.ma.array([1.0, 2]), "a slice": slice(0, 5, 0), "100 brackets": NESTED, "Fraction": fractions.Fraction(1, 2),
     "Decimal": decimal.Decimal(1), "an error": ValueError("x"), "a RandomState": np.random.RandomState(0), "a dtype": np.dtype("int8"),
 }  # fmt: skip
@@ -136,33 +139,55 @@ THEIRS = {
     ("schroedinger", "potential"),
     ("schroedinger", "interaction"),
 }
+# Functions whose errors another one may raise, since they only pass the argument on.
+SPEAKER = {
+    "A * s": {"s * A"},
+    "A[i, j]": {"block"},
+    "kron": {"Kronecker"},
+    "compress_displacement": {"displacement_form", "convert"},
+    "displacement_form": {"convert"},
+    "inverse_laplacian": {"exponential_sum"},
+    "radial_kernel": {"exponential_sum"},
+    "kronecker_preconditioner": {"compress"},
+    "separated_from_low_rank": {"LowRank"},
+    "separated_inverse": {"schulz_inverse"},
+}
+NAMES = {name for _, good in CALLS.values() for name in good} | {
+    "factors",
+    "size",
+    "index",
+    "max_bytes",
+    "dtype",
+    "device",
+}
 ASKED = (sm.PrecisionWarning, sm.ConvergenceWarning, sm.ConditionWarning)
 
 
 def sweep(names: tuple[str, ...] = (), seconds: int = 10) -> Iterator[tuple[str, str, str, str]]:
     """(function, parameter, what it was given, what came out): "value", "refused", or what is wrong."""
     for name in names or CALLS:
-        f, good = CALLS[name]
+        _, good = CALLS[name]
         for parameter in good:
             for what, strange in STRANGE.items():
                 if (name, parameter) in THEIRS and what in ("a type", "NumPy", "a class of ours"):
                     continue
                 value = (i for i in [1.0]) if what == "a generator" else strange
-                yield name, parameter, what, _asked(f, {**good, parameter: value}, seconds)
+                yield name, parameter, what, _asked(name, {**good, parameter: value}, seconds)
 
 
-def _asked(f: Callable[..., Any], arguments: dict[str, Any], seconds: int) -> str:
+def _asked(name: str, arguments: dict[str, Any], seconds: int) -> str:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
             with patience(seconds):
-                f(**arguments)
+                CALLS[name][0](**arguments)
             found = "value"
         except Hang:
             return "a hang"
         except sm.SepmatError as error:
             try:
                 form(error)
+                speaks(name.partition(" to ")[0], error)
                 found = "refused"
             except Wrong as wrong:
                 found = str(wrong)
@@ -172,6 +197,16 @@ def _asked(f: Callable[..., Any], arguments: dict[str, Any], seconds: int) -> st
             found = f"{type(error).__name__}: {error}"
     leaked = [w for w in caught if not issubclass(w.category, ASKED)]
     return f"warns: {leaked[0].message}" if leaked and found in ("value", "refused") else found
+
+
+def speaks(function: str, error: sm.SepmatError) -> None:
+    """The error names the function that was called, and arguments that exist."""
+    where, arguments, *_ = error.args
+    if where not in {function} | SPEAKER.get(function, set()):
+        raise Wrong(f"{function} speaks as {where}")
+    unknown = {name.partition("[")[0] for name in arguments.split(" | ")} - NAMES
+    if unknown:
+        raise Wrong(f"{function} has no argument {', '.join(unknown)}")
 
 
 def swept(names: tuple[str, ...] = (), seconds: int = 10) -> tuple[collections.Counter[str], list[str]]:
