@@ -289,7 +289,13 @@ def rearrange(A: Any, shapes: Sequence[tuple[int, int]]) -> Array:
 
 
 def rearrange_back(R: Any, shapes: Sequence[tuple[int, int]]) -> Array:
-    """The matrix A with rearrange(A, shapes) = R."""
+    """The matrix A (Π m_i, Π n_i) with rearrange(A, shapes) = R. R: (m_1 n_1, …, m_d n_d). Raises ShapeError.
+
+    >>> import numpy as np, sepmat as sm
+    >>> sm.rearrange_back(np.array([[10.0, 20.0], [30.0, 40.0]]), ((1, 2), (2, 1)))
+    array([[10., 30.],
+           [20., 40.]])
+    """
     R = _check.as_array(R, "rearrange_back", "R")
     shapes = _pairs(shapes, "rearrange_back")
     expected = tuple(m * n for m, n in shapes)
