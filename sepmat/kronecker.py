@@ -35,6 +35,7 @@ from .matrix import StructuredMatrix, structure
 __all__ = ["Kronecker", "kron", "rearrange", "rearrange_back"]
 
 Factor = Any  # an array (m, n), or a StructuredMatrix
+Sizes = tuple[tuple[tuple[int, int], ...], str]  # shapes, and the character of the dtype
 
 
 @final
@@ -70,16 +71,22 @@ class Kronecker(StructuredMatrix):
         return tuple(as_operator(F) for F in self.factors)
 
     def _apply(self, x: Array, axis: int) -> Array:
-        p = None if _array.compiling() else self._plan(x.shape, axis)
-        if p is None:
+        if _array.is_numpy(x) and (p := self._plan(x.shape, axis)) is not None:
+            groups = p.groups
+            factors, e = self._remember(groups, lambda: self._ready(groups))
+            return _array.ldexp(planned(p, factors, x, axis), e)
+        if _array.compiling() or not self._remembers or self._sizes is None:
             factors, e = self._remember("balanced", lambda: _balanced(self.factors))
             return _array.ldexp(apply_factors(factors, x, axis), e)
-        groups = p.groups
-        if not self._on_numpy and _array.on_gpu(x) and self._remembers:
-            groups = groups_on_gpu(self._sizes[0], 1, x.shape, axis, x.dtype)
+        groups = self._groups(self._sizes, x, axis)
         factors, e = self._remember(groups, lambda: self._ready(groups))
-        y = planned(p, factors, x, axis) if self._on_numpy else kron_matmul(factors, x, axis)
-        return _array.ldexp(y, e) if e else y
+        return _array.ldexp(kron_matmul(factors, x, axis), e)
+
+    def _groups(self, sizes: Sizes, x: Array, axis: int) -> tuple[tuple[int, int], ...]:
+        """What is merged for arrays other than NumPy's, whose rows of the table make a plan of the rest."""
+        if _array.on_gpu(x):
+            return groups_on_gpu(sizes[0], 1, x.shape, axis, x.dtype)
+        return plan.chain(sizes[0], *plan.sides(x.shape, axis), sizes[1], True, False).groups
 
     def _suits_numpy(self, shape: tuple[int, ...], axis: int) -> bool:
         return self._sizes is not None  # torch folds small factors by copies and has no panels
@@ -99,7 +106,7 @@ class Kronecker(StructuredMatrix):
         return plan.chain(shapes, left, right, kind, self._remembers, self._on_numpy)
 
     @once
-    def _sizes(self) -> tuple[tuple[tuple[int, int], ...], str] | None:
+    def _sizes(self) -> Sizes | None:
         """The shapes of the factors where all of them are arrays, and what their products are computed in."""
         if any(isinstance(F, StructuredMatrix) for F in self.factors):
             return None

@@ -18,9 +18,9 @@ def run_step(F: Any, step: plan.Step, y: Any, out: Any = None) -> Any:
         )  # 8×8 on (8, 8) by columns: 72 in place of 33 ns a GEMM, which double precision has not
     if out is None and not gap:
         if form == "from the right":
-            return np.matmul(y.reshape(left, n), F.T)
+            return _gemm(y.reshape(left, n), F.T)
         if form == "from the left":
-            return np.matmul(F, y.reshape(n, right))
+            return _gemm(F, y.reshape(n, right))
         if form == "batched":
             return np.matmul(F, y.reshape(left, n, right))
     if out is None:
@@ -34,6 +34,11 @@ def run_step(F: Any, step: plan.Step, y: Any, out: Any = None) -> Any:
     if form == "batched":
         return np.matmul(F, y.reshape(left, n, right), out=out.reshape(left, m, right))
     return _ROUTES[form](F, y, out, step)
+
+
+def _gemm(a: Any, b: Any) -> Any:
+    """a b of two matrices: 2.8 µs where np.matmul takes 3.2 (64×64, float32)."""
+    return a.dot(b)
 
 
 def _spaced(rows: int, length: int, dtype: Any) -> Any:
