@@ -176,7 +176,7 @@ def test_merging_refuses_what_is_not_finite_and_rounds_once():
 def test_adapted_layers_check_their_parts():
     with pytest.raises(sm.ArgumentError, match="8 -> 4 as base"):
         snn.AdaptedLinear(nn.Linear(8, 4), snn.StructuredUpdate(8, 8, "lora"))
-    with pytest.raises(sm.DTypeError, match="a Tanh"):
+    with pytest.raises(sm.DTypeError, match="base: Tanh;"):
         snn.AdaptedLinear(nn.Tanh(), snn.StructuredUpdate(8, 8, "lora"))
     layer = snn.AdaptedLinear(nn.Linear(8, 4), snn.StructuredUpdate(8, 4, "lora"))
     assert (layer.in_features, layer.out_features) == (8, 4) and "scale=1" in repr(layer)

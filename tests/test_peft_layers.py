@@ -340,8 +340,8 @@ def test_any_sizes(method, sizes):
 def test_unsupported_layers():
     model = nn.Sequential(nn.Conv2d(2, 2, 3), nn.Embedding(4, 4), nn.MultiheadAttention(8, 2))
     for target, error, text in (
-        ("0", DTypeError, "a Conv2d; expected torch.nn.Linear"),
-        ("1", DTypeError, "an? Embedding"),
+        ("0", DTypeError, "target_modules: Conv2d; expected torch.nn.Linear"),
+        ("1", DTypeError, "target_modules: Embedding;"),
         ("2.out_proj", UnsupportedError, "out_proj of a torch.nn.MultiheadAttention"),
     ):
         with pytest.raises(error, match=text):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..errors import ArgumentError, DTypeError, NonFiniteError, UnsupportedError
 from .contract import Parametrisation
 from .update import StructuredUpdate
+from .weights import guarded
 
 ALL_LINEAR = "all-linear"
 
@@ -62,7 +63,7 @@ class AdaptedLinear(nn.Module):
         where = "AdaptedLinear"
         if not is_linear(base):
             expected = "torch.nn.Linear or Conv1D of transformers"
-            raise DTypeError(where, "base", f"a {type(base).__name__}", expected, "Adapt the linear layers inside it")
+            raise DTypeError(where, "base", type(base).__name__, expected, "Adapt the linear layers inside it")
         if features(base) != (update.in_features, update.out_features):
             got = f"{update.in_features} -> {update.out_features}"
             n, m = features(base)
@@ -86,6 +87,17 @@ class AdaptedLinear(nn.Module):
     def merged(self) -> bool:
         """Whether ΔW is part of the weight of the base now."""
         return self._originals is not None
+
+    @property
+    def weight(self) -> Tensor:
+        """The weight of the base, to be asked for its dtype, device and sizes; while ΔW stands beside it, not to be used."""
+        return self.base.weight if self.merged else guarded(self.base.weight, "AdaptedLinear")
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The bias of the base, like `weight`."""
+        bias: Tensor | None = self.base.bias
+        return bias if bias is None or self.merged or self.delta_bias is None else guarded(bias, "AdaptedLinear")
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.base(x)
@@ -286,7 +298,8 @@ def nothing_matches(where: str, argument: str, given: Any, names: Sequence[str])
     there = ", ".join(f"{name} ({count})" if count > 1 else name for name, count in list(last.items())[:20])
     wanted = [given] if isinstance(given, str) else list(given)
     close = [c for w in wanted for c in difflib.get_close_matches(str(w).rpartition(".")[2], list(last), n=1)]
-    advice = f"Did you mean {close[0]!r}" if close else f"Pass a list of these names, or {ALL_LINEAR!r}"
+    other = f", or {ALL_LINEAR!r}" if argument == "target_modules" else ""
+    advice = f"Did you mean {close[0]!r}" if close else f"Pass a list of these names{other}"
     kind = "names of modules" if argument == "trainable" else "names of linear layers"
     raise ArgumentError(where, argument, f"{given!r} matches nothing", f"{kind}: {there or 'there are none'}", advice)
 

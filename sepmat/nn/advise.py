@@ -116,6 +116,9 @@ def _in_words(p: Parametrisation) -> str:
 def deltas(tuned: nn.Module, base: nn.Module) -> dict[str, Tensor]:
     """W_tuned − W_base of every linear layer that both models have under one name, as (out, in), if they differ.
 
+    Of a model with adapters, pass a copy after merge_and_unload: beside the weights they are not looked for. Raises ArgumentError
+    where the models have no such layer.
+
     >>> import torch, copy
     >>> from sepmat.nn import deltas
     >>> base = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 2))
@@ -125,13 +128,18 @@ def deltas(tuned: nn.Module, base: nn.Module) -> dict[str, Tensor]:
     [('0', (4, 4))]
     """
     others = dict(base.named_modules())
-    found = {}
+    found, common = {}, False
     for name, module in tuned.named_modules():
         other = others.get(name)
         if is_linear(module) and other is not None and is_linear(other) and features(module) == features(other):
+            common = True
             change = module.weight.detach().to(torch.float32) - other.weight.detach().to(torch.float32)
             if bool(torch.any(change != 0)):
                 found[name] = _out_in(module, change)
+    if not common:
+        got = "models that have no linear layer of one name and size in common"
+        advice = "Of a model with adapters, pass a copy after merge_and_unload"
+        raise ArgumentError("deltas", "tuned", got, "two of one architecture", advice)
     return found
 
 

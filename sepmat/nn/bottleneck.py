@@ -11,6 +11,7 @@ from ..errors import ArgumentError
 from .adapted import features, find_targets, freeze, linear_layers, matches, modules_named, nothing_matches, replace
 from .contract import Parametrisation
 from .update import StructuredLinear, StructuredUpdate
+from .weights import guarded
 
 ACTIVATIONS = {
     "gelu": nn.functional.gelu,
@@ -105,6 +106,16 @@ class WithBottleneck(nn.Module):
     def __init__(self, base: nn.Module, adapter: Bottleneck) -> None:
         super().__init__()
         self.base, self.adapter = base, adapter
+
+    @property
+    def weight(self) -> Tensor:
+        """The weight of the base, to be asked for its dtype, device and sizes, not to be used."""
+        return guarded(self.base.weight, "add_bottlenecks")
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The bias of the base."""
+        return self.base.bias
 
     def forward(self, x: Tensor) -> Tensor:
         return self.adapter(self.base(x))

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from .. import _check
-from ..errors import ArgumentError, ShapeError
+from ..errors import ArgumentError, DTypeError, ShapeError
 from ..fit import Fit
 from ..matrix import StructuredMatrix
 from .contract import Parametrisation
-from .update import StructuredUpdate
+from .update import StructuredLinear, StructuredUpdate
 
 __all__ = ["from_delta", "load_delta", "load_deltas"]
 
@@ -47,20 +47,39 @@ def from_delta(
     return update, load_delta(update, delta, seed)
 
 
-def load_delta(update: StructuredUpdate, M: Any, seed: Any = 0) -> Fit:
-    """Sets the parameters of an update, in place, to those of the matrix of its structure nearest to M; see `from_delta`."""
+def load_delta(update: StructuredUpdate | StructuredLinear, M: Any, seed: Any = 0) -> Fit:
+    """Sets the parameters of an update, in place, to those of the matrix of its structure nearest to M; see `from_delta`.
+
+    A StructuredLinear gets the nearest W; its bias is left as it is.
+
+    >>> import torch
+    >>> from sepmat.nn import StructuredLinear, load_delta
+    >>> dense = torch.nn.Linear(6, 4)
+    >>> layer = StructuredLinear(6, 4, "kronecker", shapes=((2, 2), (2, 3)), terms=4)  # as many terms as it takes
+    >>> fit = load_delta(layer, dense.weight)
+    >>> layer.bias.data.copy_(dense.bias).shape, fit.relative_error < 1e-6
+    (torch.Size([4]), True)
+    """
     where = "load_delta"
+    if not isinstance(update, (StructuredUpdate, StructuredLinear)):
+        expected = "a StructuredUpdate or a StructuredLinear"
+        raise DTypeError(where, "update", type(update).__name__, expected, "load_deltas sets those inside a model")
     delta, p = as_delta(M, where), update.parametrisation
     if tuple(delta.shape) != p.shape:
         raise ShapeError(where, "M", f"shape {tuple(delta.shape)}", f"{p.shape}, that of the update", "Transpose it")
-    if not update.scale:
+    scale = update.scale if isinstance(update, StructuredUpdate) else 1.0
+    if not scale:
         raise ArgumentError(where, "update", "a scale of 0", "any other", "Make the update with alpha != 0")
     norm = torch.linalg.norm(delta)
-    if not bool(norm):  # the start of any update, which can be trained: one factor is zero, and not all are
+    if not bool(norm) and isinstance(
+        update, StructuredUpdate
+    ):  # the start of any update, which can be trained: one factor is zero, and not all are
         draw = int(_check.as_generator(seed, where).integers(2**63))
         update.reset_parameters(torch.Generator(delta.device).manual_seed(draw))
         return Fit(update.matrix().map(torch.detach), 0.0, p.num_parameters, optimal=True)
-    found, optimal = p.nearest(delta / update.scale, seed)
+    if not bool(norm):
+        raise ArgumentError(where, "M", "zeros", "a matrix that is not", "A layer of zeros would hardly train")
+    found, optimal = p.nearest(delta / scale, seed)
     with torch.no_grad():
         for name, value in found.items():
             getattr(update, name).copy_(value)

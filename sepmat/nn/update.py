@@ -13,6 +13,7 @@ from ..errors import DTypeError, ShapeError
 from ..matrix import StructuredMatrix
 from .contract import GAIN, Parametrisation
 from .parametrisations import parametrisation
+from .weights import guarded
 
 
 class _Structured(nn.Module):
@@ -69,6 +70,8 @@ class _Structured(nn.Module):
 
         Where FFTs run, that is float32 or more: half precision has none, and autocast leaves them alone.
         """
+        if not isinstance(x, Tensor):
+            raise DTypeError(type(self).__name__, "x", type(x).__name__, "a torch tensor", "Use torch.as_tensor(x)")
         if x.shape[-1:] != (self.in_features,):
             expected = f"(..., {self.in_features})"
             raise ShapeError(type(self).__name__, "x", f"shape {tuple(x.shape)}", expected, "Check the sizes")
@@ -204,6 +207,12 @@ class StructuredLinear(_Structured):
     def forward(self, x: Tensor) -> Tensor:
         y = self._multiply(x)
         return y if self.bias is None else y + self.bias.to(y.dtype)
+
+    @property
+    def weight(self) -> Tensor:
+        """To be asked for dtype, device and sizes, as that of `torch.nn.Linear`; `to_dense` forms the numbers."""
+        first = getattr(self, self._names[0]).detach()
+        return guarded(first.reshape(-1)[:1].expand(self.out_features, self.in_features), type(self).__name__)
 
     def matrix(self) -> StructuredMatrix:
         """W."""

@@ -17,6 +17,7 @@ from transformers.pytorch_utils import Conv1D
 from ..errors import ArgumentError, DTypeError, NonFiniteError, UnsupportedError
 from ..nn import Bottleneck, StructuredUpdate
 from ..nn.bottleneck import ACTIVATIONS
+from ..nn.weights import guarded
 from .config import StructuredConfig
 
 __all__ = ["AdditiveLinear", "LSRLinear", "SURMLinear", "StructuredAdapterLinear", "StructuredLayer"]
@@ -40,6 +41,14 @@ class StructuredLayer(nn.Module, BaseTunerLayer):
         alpha: float,
         **kwargs: Any,
     ) -> None:
+        if isinstance(base_layer, BaseTunerLayer):
+            raise UnsupportedError(
+                type(self).__name__,
+                "target_modules",
+                f"a layer that has an adapter already, a {type(base_layer).__name__}",
+                "one without: the weight that a merge writes to belongs to the adapter next to it, and the other would be lost",
+                "Merge or unload the first adapter, or add one of its own method by add_adapter",
+            )
         super().__init__()
         self.base_layer = base_layer
         self.alpha: dict[str, float] = {}
@@ -98,10 +107,17 @@ class StructuredLayer(nn.Module, BaseTunerLayer):
             raise DTypeError(
                 type(self).__name__,
                 "target_modules",
-                f"a {type(base).__name__}",
+                f"{type(base).__name__}",
                 "torch.nn.Linear, transformers' Conv1D or a quantised linear layer",
                 "Name only such layers in target_modules",
             )
+
+    @property
+    def weight(self) -> Tensor:
+        """The weight of the base layer; while adapters stand beside it, to be asked for its dtype, device and sizes only."""
+        base = self.get_base_layer()
+        weight: Tensor = base.qweight if hasattr(base, "qweight") else base.weight
+        return weight if self.merged != self.disable_adapters else guarded(weight, type(self).__name__)
 
     def delete_adapter(self, adapter_name: str) -> None:
         if adapter_name in self.merged_adapters:
