@@ -17,19 +17,7 @@ from .kernels.terms import inner, parallel, sweep
 from .kernels.terms import khatri_rao as khatri_rao
 from .kronecker import Kronecker, digits, main_entries, rearrange_back
 from .kronecker_sum import KroneckerSum
-from .linalg import (
-    OpenFunction,
-    conversion,
-    convert,
-    diagonal,
-    inverse,
-    log_product,
-    norm,
-    singular,
-    slogdet,
-    solve,
-    trace,
-)
+from .linalg import conversion, convert, diagonal, norm, trace
 from .matrix import Scaled, StructuredMatrix, closed_product, closed_sum, structure
 
 __all__ = ["Separated"]
@@ -465,33 +453,3 @@ def _(A: Separated) -> Array:
         return _array.ldexp(xp.sum(total * A._weights[None, :], axis=1), e)
     columns = [xp.matrix_transpose(xp.linalg.diagonal(F)) for F in A.factors]
     return _array.ldexp(xp.sum(functools.reduce(khatri_rao, columns) * A._weights[None, :], axis=1), e)
-
-
-def _single_term(A: Separated, function: OpenFunction) -> Kronecker:
-    if A.shape[0] and not bool(A.xp.any(A._weights != 0)):
-        raise singular(A, function.__name__, "it has no term")
-    if A.terms != 1 and A.shape[0]:
-        raise function.unsupported(A, "no direct rule for several terms")
-    if not A.shape[0]:
-        return Kronecker._of(factors=(A.xp.zeros((0, 0), dtype=A.dtype, device=A.device),))
-    first, *rest = (F[0, ...] for F in A.factors)
-    return Kronecker._of(factors=(first * A._weights[0], *rest))
-
-
-@solve.register
-def _(A: Separated, b: Array) -> Array:
-    return solve.rule(_single_term(A, solve), b)
-
-
-@inverse.register
-def _(A: Separated) -> StructuredMatrix:
-    return inverse.rule(_single_term(A, inverse))
-
-
-@slogdet.register
-def _(A: Separated) -> tuple[Array, Array]:
-    if not A.shape[0]:
-        return log_product(A.xp.ones((1,), dtype=A.dtype, device=A.device))
-    if not bool(A.xp.any(A._weights != 0)):
-        return log_product(A._weights if A.terms else A.xp.zeros((1,), dtype=A.dtype, device=A.device))
-    return slogdet.rule(_single_term(A, slogdet))

@@ -30,6 +30,7 @@ LAYERS = {
     "multilevel": (3, 2),
     "separated": (3, 3),
     "algebra": (3, 4),
+    "commuting": (3, 4),
     "displacement": (3, 2),
     "generators": (3, 3),
     "inverse_generators": (3, 3),

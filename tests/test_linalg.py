@@ -54,13 +54,14 @@ def run(b, function, *args):
         ):
             f(b.A, *args)
         return None
-    single = kind is sm.Separated and b.A.terms <= 1 and function in ("solve", "inverse", "slogdet")
+    single = kind is sm.Separated and b.A.terms <= 1 and function in SQUARE_ONLY
     corner = kind in (sm.Circulant, sm.SkewCirculant) and m != n and function == "svdvals"
     other = kind is sm.Sum and function in SQUARE_ONLY and not woodbury(b.A)
     if (function not in RULES[kind] or corner or other) and not single:
         refused(lambda: f(b.A, *args), function)
         return None
-    if kind is sm.Kronecker and function == "eigvals" and any(r != c for r, c in b.case.shapes):
+    factors = b.case.shapes if kind is sm.Kronecker else b.A.shapes if single and b.A.terms else ()
+    if function == "eigvals" and any(r != c for r, c in factors):
         refused(lambda: f(b.A, *args), function)
         return None
     return f(b.A, *args)
