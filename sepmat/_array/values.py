@@ -148,10 +148,8 @@ def adjoint(X: Array) -> Array:
 
 
 def by_columns(x: Array) -> Array:
-    """A thin matrix as torch's GEMMs on many rows like it, column by column in memory; others as they are.
-
-    Rank 4, 4096 rows of 768 in float32 on one core: 2.2 in place of 4.5 ms there, 5.0 in place of 16.3 ms back.
-    """
+    """A thin matrix as torch's GEMMs on many rows like it, forward and in their gradients: column by column in memory; others
+    as they are."""
     return x.mT.contiguous().mT if is_torch(x) else x
 
 

@@ -11,11 +11,10 @@ from .limits import CACHE, LARGE_RATE, REAL, SIZE, fft_flops
 # (0.3), 1.0 (0.9).
 TRANSFORM = 6e-6  # what a product by FFT costs beside its transforms: circulant, n = 64
 PADDING = 1.5e-6  # and more where x is padded: Toeplitz, n = 64
-SUM_OF_TRANSFORMS = 20e-6  # the same for W(G, H), whose transforms stand in stacks of terms: faster for one vector, and
-SUM_ONE = (
-    1.4  # slower for many, with the products between them. n = 1024: one vector 30, 41, 101 µs with 1, 4, 16 terms,
-)
-SUM_MANY = 0.8  # 64 rows 0.64, 1.6, 5.8 ms
+# W(G, H), whose transforms stand in stacks of terms: faster for one vector, and slower for many, with the products between them.
+# n = 1024, 1, 4 and 16 terms: one vector 30, 41, 101 µs; 64 rows 0.64, 1.6, 5.8 ms.
+SUM_OF_TRANSFORMS = 20e-6  # what it costs beside its transforms
+SUM_ONE, SUM_MANY = 1.4, 0.8  # the rate of its transforms beside that of others, for one vector and for many
 FFT_ONE = 8.5e9  # flop/s of a transform of one vector: n = 1024 in 3.0 µs, both precisions
 FFT_MANY = {4: 23e9, 8: 13e9}  # of 64 rows of 1024, by the size of a real number
 DENSE_CALL = 1.2e-6

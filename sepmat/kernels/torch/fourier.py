@@ -19,8 +19,8 @@ from torch import Tensor
 
 from . import derivative, operator
 
-# Bytes of the complex coefficients of the rows that are transformed together. One AVX-512 core, 4096 rows of 768 in float32, there and
-# back: 9.6 ms in chunks of 21 rows, 7.8 of 42, 7.1 of 85, 6.7 of 170, 6.5 of 341, 9.5 all at once.
+# Bytes of the complex coefficients of the rows that are transformed together: with fewer the calls count, with more than L2 holds the
+# memory does; on the CPU half and twice as many do as well.
 CHUNK = {"cpu": 2**19, "cuda": 2**26}
 SAFE = {torch.float32: 32, torch.float64: 256}  # rows with norms from 2^-SAFE to 2^SAFE need no scaling
 
