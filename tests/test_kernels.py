@@ -215,6 +215,20 @@ def test_displacement_products_of_prime_size(dtype):
                 check(error, scale, BOUNDS["B11"](97, 2), dtype, "B11 displacement product, prime size")
 
 
+def test_shorter_vectors_after_longer_ones():
+    """Blocks of products after each other share arrays: nothing of a longer x is left in the padding of a shorter one."""
+    t, x = np.random.default_rng(8).standard_normal((2, 2999))
+    rows = np.broadcast_to(x, (90, 2999))
+    for n in (1600, 1400, 1700):
+        A = sm.Toeplitz(t[n - 1 :], t[n - 1 :: -1])
+        found = A.apply(np.ascontiguousarray(rows[:, :n]))
+        error = np.linalg.norm(found - A @ x[:n], axis=1)
+        check(error, np.linalg.norm(found, axis=1), 100, "float64", "blocks, shorter")
+    with pytest.raises(KeyboardInterrupt), fourier._shared_rooms():  # what was interrupted is not used again
+        raise KeyboardInterrupt
+    assert "fft" not in fourier._scratch.__dict__
+
+
 def test_real_data_stays_real():
     """A real product has no imaginary part to drop, and costs real transforms."""
     for n in (5, 8):

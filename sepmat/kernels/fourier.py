@@ -12,8 +12,10 @@ and a complex one a complex FFT of length n. Data far from 1 is divided by a pow
 overflows or underflows that the result does not.
 """
 
+import contextlib
 import math
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -151,18 +153,18 @@ _COMPLEX = {"f": np.dtype("F"), "d": np.dtype("D"), "F": np.dtype("F"), "D": np.
 class _PocketFFT:
     """The transforms of scipy.fft along one axis of a NumPy array of a supported dtype.
 
-    `again(out)` gives up what was returned before: from then on the first call writes where the first one wrote, and so on,
-    and a real inverse transform of the shape of out writes there.
+    `again(out, first)` gives up what was returned before: from then on the first call writes where the first one wrote, and so
+    on, and a real inverse transform of the shape of out writes there. first: x may be shorter than before.
     """
 
     def __init__(self) -> None:
         self.rooms: list[Any] = []
         self.at: int | None = None  # None: every result in an array of its own
         self.out: Any = None
+        self.first = True
 
-    def again(self, out: Any = None) -> "_PocketFFT":
-        self.at, self.out = 0, out
-        return self
+    def again(self, out: Any, first: bool) -> None:
+        self.at, self.out, self.first = 0, out, first
 
     def rfft(self, x: Any, n: int | None = None, axis: int = -1, forward: bool = True) -> Any:
         x = self._fit(x, n, axis)
@@ -197,16 +199,19 @@ class _PocketFFT:
         at, self.at = self.at, self.at + 1
         if at == len(self.rooms):
             self.rooms.append(make(shape, dtype))
-        elif self.rooms[at].shape != shape:
-            self.rooms[at] = make(shape, dtype)
-        return self.rooms[at]
+        room = self.rooms[at]
+        if room.dtype != dtype or room.shape[1:] != shape[1:] or len(room) < shape[0]:
+            room = self.rooms[at] = make(shape, dtype)
+        return room[: shape[0]]
 
     def _fit(self, x: Any, n: int | None, axis: int) -> Any:
         """x padded by zeros to length n, with addresses that vector instructions can take."""
         if n is None or n == x.shape[axis]:
             return x if x.flags.aligned else x.copy()
-        padded = self._room(x, n, axis, x.dtype, np.zeros)
-        _cut(padded, 0, x.shape[axis], axis)[...] = x
+        padded, k = self._room(x, n, axis, x.dtype, np.zeros), x.shape[axis]
+        _cut(padded, 0, k, axis)[...] = x
+        if self.at is not None and self.first:
+            _cut(padded, k, n, axis)[...] = 0.0
         return padded
 
 
@@ -340,36 +345,49 @@ def _viewed(value: Any) -> Any:
 def _in_blocks(run: Callable[..., Any], x_at: int, args: tuple[Any, ...]) -> Any:
     """Many vectors in blocks of rows that stay in L2 with their transforms; columns are turned, block by block.
 
-    The blocks share their intermediate arrays: new ones would have to be cleared.
+    The blocks share their intermediate arrays: new ones would have to be cleared. The result of columns stands in memory column by
+    column.
     """
     x, axis = args[x_at], args[-1]
-    if x.ndim == 1:
+    *start, stop = args[x_at + 1 : -1]
+    m = stop - sum(start)
+    if x.ndim == 1 or m <= 0 or not x.size:
         return run(_NUMPY_FFT, *args)
-    n, step = x.shape[axis], plan_fft.vectors(args[0].n, x.dtype.char, axis)
-    if x.size <= step * n * (2 if args[0].n == n else 1) or not x.size:  # what is not padded needs less
-        if axis == -2 and x.shape[-1] == 1:  # one column is a row
-            return run(_NUMPY_FFT, *args[:x_at], x[..., 0], *args[x_at + 1 : -1], -1)[..., None]
+    step = plan_fft.vectors(args[0].n, x.dtype.char, axis)
+    if axis == -2 and x.shape[-1] == 1:  # one column is a row
+        return _in_blocks(run, x_at, (*args[:x_at], x[..., 0], *args[x_at + 1 : -1], -1))[..., None]
+    if 4 * x.size <= step * x.shape[axis]:  # so little memory is warm whoever had it before
         return run(_NUMPY_FFT, *args)
     if axis == -2 and x.ndim > 2:
         return np.stack([_in_blocks(run, x_at, (*args[:x_at], part, *args[x_at + 1 :])) for part in x])
-    rows = x.reshape(-1, n) if axis == -1 else x.T
-    fft = _PocketFFT() if isinstance(_NUMPY_FFT, _PocketFFT) else _NUMPY_FFT
-
-    def block(i: int, out: Any = None) -> Any:
-        part = np.ascontiguousarray(rows[i : i + step])
-        where = fft.again(out) if isinstance(fft, _PocketFFT) else fft
-        return run(where, *args[:x_at], part, *args[x_at + 1 : -1], -1)
-
-    count, first = rows.shape[0], block(0)
-    m = first.shape[-1]
-    out = np.empty((count, m), first.dtype) if axis == -1 else np.empty((m, count), first.dtype).T
-    out[:step] = first
-    for i in range(step, count, step):
-        part = out[i : i + step]
-        found = block(i, part if axis == -1 else None)
-        if found is not part:
-            part[...] = found
+    rows = x.reshape(-1, x.shape[-1]) if axis == -1 else x.T
+    out = np.empty((len(rows), m), x.dtype)
+    with _shared_rooms() as fft:
+        for i in range(0, len(rows), step):
+            part = out[i : i + step]
+            if fft is not _NUMPY_FFT:
+                fft.again(part, i == 0)
+            found = run(fft, *args[:x_at], np.ascontiguousarray(rows[i : i + step]), *args[x_at + 1 : -1], -1)
+            if found is not part:
+                part[...] = found
     return out.T if axis == -2 else out.reshape((*x.shape[:-1], m))
+
+
+_scratch = threading.local()
+
+
+@contextlib.contextmanager
+def _shared_rooms() -> Iterator[Any]:
+    """Transforms whose intermediate arrays serve one block after the other, and the next product of this thread: for 64 rows of
+    1024 in float32 new memory can take longer than the transforms. Whoever comes in between makes his own."""
+    if not isinstance(_NUMPY_FFT, _PocketFFT):
+        yield _NUMPY_FFT
+        return
+    fft = _scratch.__dict__.pop("fft", None) or _PocketFFT()
+    yield fft
+    fft.out = None
+    if sum(room.nbytes for room in fft.rooms) <= 2 * plan_fft.VECTORS:
+        _scratch.fft = fft
 
 
 def _times(X: Array, v: Array) -> Array:
