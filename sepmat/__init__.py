@@ -63,3 +63,10 @@ from .separated import Separated
 from .toeplitz import Circulant, Hankel, SkewCirculant, Toeplitz
 
 __version__ = "0.1.0"
+__all__ = [name for name, value in globals().items() if not name.startswith("_") and type(value).__name__ != "module"]
+__all__ += ["interop"]
+
+
+def __dir__() -> list[str]:
+    """What a user calls, without the modules that it stands in; sepmat.nn and sepmat.peft are imported by their names."""
+    return [*__all__, "__all__", "__doc__", "__file__", "__name__", "__path__", "__version__"]

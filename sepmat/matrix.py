@@ -257,7 +257,7 @@ class StructuredMatrix(Frozen, abc.ABC):
         raise DTypeError("c / A", "A", self._name(), "a number below the line", "Use c * sm.inverse(A)")
 
     def __pow__(self, other: Any) -> "StructuredMatrix":
-        raise DTypeError("A ** p", "A", self._name(), "a number", "Write A @ A for the matrix power")
+        raise DTypeError("A ** p", "A", self._name(), "a number", "Write A @ A for A², sm.inverse(A) for A⁻¹")
 
     def __neg__(self) -> "StructuredMatrix":
         return -1 * self
@@ -338,7 +338,9 @@ class StructuredMatrix(Frozen, abc.ABC):
         return dense if dtype is None else dense.astype(dtype)
 
     def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
-        advice = "Use the functions of sepmat, or A.to_dense()"
+        own = {"inv": "inverse", "det": "slogdet", "diag": "diagonal"}.get(func.__name__, func.__name__)
+        known = ("diagonal", "eigvals", "inverse", "kron", "lstsq", "norm", "slogdet", "solve", "svdvals", "trace")
+        advice = f"Use {f'sm.{own}' if own in known else 'the functions of sepmat'}, or A.to_dense()"
         raise DTypeError(f"numpy.{func.__name__}", "argument", self._name(), "a NumPy array", advice)
 
     @classmethod
