@@ -183,7 +183,7 @@ class StructuredMatrix(Frozen, abc.ABC):
             if self._tensors and _array.shares_with_numpy(x) and self._suits_numpy(x.shape, axis):
                 twin = self._twin()
                 if twin is not None:
-                    return _array.tensor_view(twin._apply(_array.numpy_view(x), axis))
+                    return _array.on_memory(lambda view: twin._apply(view, axis), x)
             return self._apply(x, axis)
         xp = self.xp
         dtype = xp.result_type(mine, x.dtype)
@@ -327,7 +327,7 @@ class StructuredMatrix(Frozen, abc.ABC):
     def _times_dense(self, x: Array, axis: int) -> Array:
         """_apply by the remembered dense form, for a plan that says so."""
         D = self._remember("dense", self._dense_transpose)
-        return x @ D if axis == -1 else self.xp.matrix_transpose(D) @ x
+        return _array.gemm(x, D) if axis == -1 else _array.gemm(self.xp.matrix_transpose(D), x)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
         """np.asarray(A) is an explicit request: to_dense under the same limit."""

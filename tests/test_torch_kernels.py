@@ -265,3 +265,74 @@ def test_compiled_in_one_graph(name):
         for found, expected in pairs:
             check(float((found - expected).norm()), float(expected.norm()), 100, "float64", "torch.compile")
     assert graphs.frame_count == 1
+
+
+# --- NumPy beside the threads of torch ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def threads(monkeypatch):
+    """torch says that it has two threads; the sizes of what NumPy is asked for meanwhile."""
+    asked, matmul, vdot = [], np.matmul, np.vdot
+
+    def spy(a, b, out=None):
+        m, k = a.shape[-2] if a.ndim > 1 else 1, b.shape[-1] if b.ndim > 1 else 1
+        asked.append((m * a.shape[-1] * k, min(m, k)))
+        return matmul(a, b, out=out)
+
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(np, "matmul", spy)
+    monkeypatch.setattr(np, "vdot", lambda a, b: (asked.append((10 * a.size, 2)), vdot(a, b))[1])
+    return asked
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize(
+    ("build", "k"),
+    [
+        (lambda f: sm.Kronecker(f(64, 64), f(64, 64)), 20),
+        (lambda f: sm.Kronecker(f(256, 256), f(256, 256)), 1),
+        (lambda f: sm.Kronecker(f(150, 150), f(100, 100)), 3),
+        (lambda f: sm.Kronecker(*(f(8, 8) for _ in range(6))), 1),
+        (lambda f: sm.Separated([f(8, 64, 64), f(8, 64, 64)]), 1),
+        (lambda f: sm.Separated([f(8, 64, 64), f(8, 64, 64)]), 16),
+        (lambda f: sm.Toeplitz(f(128)), 64),
+        (lambda f: sm.Circulant(f(16384)), 1),
+    ],
+)
+def test_threads_of_blas_are_not_woken_beside_those_of_torch(build, k, dtype, threads):
+    """No GEMM, GEMV or dot product of NumPy on the memory of tensors is so large that OpenBLAS would take its threads."""
+    rng = np.random.default_rng(0)
+    A = build(lambda *shape: normal(rng, *shape, dtype=dtype) / shape[-1] ** 0.5)
+    x = normal(rng, A.shape[1], k, dtype=dtype) if k > 1 else normal(rng, A.shape[1], dtype=dtype)
+    with torch.no_grad():
+        y = A @ x
+    assert all(size <= (10**6 if thin > 1 else 9216) for size, thin in threads)
+    wide = A.map(lambda a: a.double()).map(lambda a: a.numpy()) @ x.double().numpy()
+    name = "float64" if dtype == torch.float64 else "float32"
+    scale = np.linalg.norm(wide) * np.sqrt(A.shape[1])
+    check(float(np.linalg.norm(y.double().numpy() - wide)), scale, 1.0, name, "tensors beside threads of torch")
+
+
+@pytest.mark.parametrize(
+    "shapes", [((700, 800), (800, 900)), ((300, 40), (40,)), ((40,), (40, 300)), ((200, 60), (3, 60, 100))]
+)
+@pytest.mark.parametrize("into", [False, True])
+def test_gemm_on_memory(shapes, into, threads):
+    """By torch where it is large: what NumPy says, of read-only and of turned arrays, into an array with gaps."""
+    from sepmat import _array
+
+    rng = np.random.default_rng(1)
+    a, b = (rng.standard_normal(s) for s in shapes)
+    expected = a @ b
+    a = np.asfortranarray(a)
+    a.flags.writeable = False
+    room = np.zeros((*expected.shape[:-1], expected.shape[-1] + 3))[..., : expected.shape[-1]]
+    room = room if into and b.ndim > 1 and a.ndim > 1 else None
+    threads.clear()
+    y = _array.on_memory(lambda view: _array.gemm(a, view, out=room), torch.from_numpy(b))
+    assert bool(threads) == (a.size * b.size // a.shape[-1] <= (10**6 if min(a.ndim, b.ndim) > 1 else 9216))
+    error = float(np.linalg.norm(y.numpy() - expected))
+    check(
+        error, float(np.linalg.norm(a) * np.linalg.norm(b)), a.shape[-1], "float64", "tensors beside threads of torch"
+    )

@@ -58,9 +58,11 @@ from .values import (
     copy,
     freeze,
     from_bits,
+    gemm,
     is_tensor_beside,
     normal,
     numpy_view,
+    on_memory,
     readable,
     real,
     shares_with_numpy,
@@ -70,6 +72,7 @@ from .values import (
     to_bits,
     to_float,
     to_numpy,
+    torch_has_threads,
     versions,
 )
 
@@ -101,6 +104,7 @@ __all__ = [
     "freeze",
     "frobenius",
     "from_bits",
+    "gemm",
     "is_array",
     "is_complex",
     "is_cupy",
@@ -120,6 +124,7 @@ __all__ = [
     "normal",
     "numpy_view",
     "on_gpu",
+    "on_memory",
     "power_of_two",
     "promote",
     "qr",
@@ -141,6 +146,7 @@ __all__ = [
     "to_device",
     "to_float",
     "to_numpy",
+    "torch_has_threads",
     "unit_roundoff",
     "versions",
 ]

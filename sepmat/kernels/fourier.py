@@ -309,37 +309,15 @@ def _kernel(run: Callable[..., Array], x_at: int) -> KernelTable:
     def scipy_row(*args: Any) -> Array:
         return _in_blocks(run, x_at, args)
 
-    def on_tensors(*args: Any) -> Array:
-        return _array.tensor_view(_in_blocks(run, x_at, _viewed(args)))
-
     reference.__doc__ = run.__doc__
     table = KernelTable(run.__name__.lstrip("_"), reference)
     table.row("scipy", lambda *args: type(args[x_at]) is np.ndarray)(scipy_row)
-    table.row("scipy on tensors", lambda *args: _array.shares_with_numpy(*_tensors(args)) and few(args[x_at].shape))(
-        on_tensors
-    )
     return table
 
 
 def few(shape: tuple[int, ...]) -> bool:
     """Whether x has so few vectors that torch's transforms, which win for batches, take longer than to be called."""
     return math.prod(shape) < 4 * max(shape[-2:], default=0)
-
-
-def _tensors(value: Any) -> list[Array]:
-    """The tensors in arguments and in the fields of spectra."""
-    if isinstance(value, tuple):
-        return [t for v in value for t in _tensors(v)]
-    return [value] if _array.is_array(value) else []
-
-
-def _viewed(value: Any) -> Any:
-    """The same with NumPy arrays on their memory."""
-    if isinstance(value, Spectrum):
-        return Spectrum(*map(_viewed, value))
-    if isinstance(value, tuple):
-        return tuple(map(_viewed, value))
-    return _array.numpy_view(value) if _array.is_array(value) else value
 
 
 def _in_blocks(run: Callable[..., Any], x_at: int, args: tuple[Any, ...]) -> Any:

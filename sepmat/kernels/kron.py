@@ -126,12 +126,6 @@ def planned(p: plan.Chain, factors: Sequence[Any], x: Any, axis: int) -> Any:
     return y.reshape((*x.shape[:-1], -1) if axis == -1 else (*x.shape[:-2], -1, x.shape[-1]))
 
 
-@kron_matmul.row("numpy on tensors", lambda factors, x, axis: _array.shares_with_numpy(x, *factors))
-def _planned_on_tensors(factors: Sequence[Any], x: Any, axis: int) -> Any:
-    """The same on the memory of CPU tensors: torch folds small factors by copies and has no panels."""
-    return _array.tensor_view(_planned([_array.numpy_view(F) for F in factors], _array.numpy_view(x), axis))
-
-
 def _on_rows(factors: Sequence[Array], x: Array, axis: int) -> bool:
     """Whether factors that meet rows of x are real, not empty, and what operators of torch may be run on."""
     known = axis == -1 and bool(_array.size(x)) and all(_array.size(F) for F in factors)
@@ -299,15 +293,6 @@ def planned_sum(p: plan.Terms, factors: Sequence[Any], x: Any, axis: int) -> Any
         _check.check_bytes(size, x.itemsize, _check.PRODUCT_LIMIT, where, advice)
     y = run_terms(factors, p, x)
     return y.reshape((*x.shape[:-1], rows) if axis == -1 else (*x.shape[:-2], rows, x.shape[-1]))
-
-
-@separated_matmul.row(
-    "numpy on tensors", lambda factors, scales, x, axis: scales is None and _array.shares_with_numpy(x, *factors)
-)
-def _planned_sum_on_tensors(factors: Sequence[Any], scales: None, x: Any, axis: int) -> Any:
-    """The same on the memory of CPU tensors."""
-    y = _planned_sum([_array.numpy_view(F) for F in factors], None, _array.numpy_view(x), axis)
-    return _array.tensor_view(y)
 
 
 def _scaled(factors: Sequence[Array], scales: Array | None) -> Sequence[Array]:

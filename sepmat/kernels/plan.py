@@ -25,6 +25,7 @@ SMALL_RATE = {4: 225e9, 8: 112e9}  # flop/s in the fast lane, by the size of a r
 SMALL_PANEL = 150e9  # bytes of y and the result per second beside the multiplications
 LARGE_PANEL = 40e9
 PANEL = 128  # columns of a panel
+WIDE = 12  # rows of y that are cut in panels as wide as the fast lane: 8 of 2^15, float64 (float32), 56 (40) in place of 112 (64) µs
 NARROW_PANEL = 8  # rows. 256×256 on 256 × (256, 16), float64: 5.3 ms in panels of rows, 9.7 in a GEMM for each; 64×512 on (512, 64): 44, 57 µs
 FAST_LANE = 10**6  # m n k of a GEMM that OpenBLAS does without packing
 CALL = 20e-9  # one GEMM of a batch: y of 4×16 and 8×16 in panels against one of 4×16384
@@ -93,6 +94,8 @@ def step(factor: int, m: int, n: int, left: int, right: int) -> Step:
             return Step(factor, m, n, left, right, "row panels", w)
     w = min(PANEL, 2 ** (FAST_LANE // max(1, m * n)).bit_length() // 2)
     if 16 <= n <= PANEL and 32 <= w < right:
+        return Step(factor, m, n, left, right, "panels", w)
+    if n <= WIDE and m * n * right > FAST_LANE and (w := 2 ** (FAST_LANE // max(1, m * n)).bit_length() // 2) > PANEL:
         return Step(factor, m, n, left, right, "panels", w)
     return Step(factor, m, n, left, right, "from the left" if left == 1 else "batched", 0)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import _array
 from . import plan
 
 
@@ -20,23 +21,23 @@ def run_step(F: Any, step: plan.Step, y: Any, out: Any = None) -> Any:
         if form == "from the left":
             return _gemm(F, y.reshape(n, right))
         if form == "batched":
-            return np.matmul(F, y.reshape(left, n, right))
+            return _array.gemm(F, y.reshape(left, n, right))
     if out is None:
         out = (_spaced(left, m * right, y.dtype) if gap else np.empty((left, m * right), y.dtype)).reshape(
             left, m, right
         )
     if form == "from the right":
-        return np.matmul(y.reshape(left, n), F.T, out=out.reshape(left, m))
+        return _array.gemm(y.reshape(left, n), F.T, out=out.reshape(left, m))
     if form == "from the left":
-        return np.matmul(F, y.reshape(n, right), out=out.reshape(m, right))
+        return _array.gemm(F, y.reshape(n, right), out=out.reshape(m, right))
     if form == "batched":
-        return np.matmul(F, y.reshape(left, n, right), out=out.reshape(left, m, right))
+        return _array.gemm(F, y.reshape(left, n, right), out=out.reshape(left, m, right))
     return _ROUTES[form](F, y, out, step)
 
 
 def _gemm(a: Any, b: Any) -> Any:
-    """a b of two matrices, with less in front of the GEMM than np.matmul has."""
-    return a.dot(b)
+    """a b of two matrices (_array.gemm)."""
+    return _array.gemm(a, b)
 
 
 def _spaced(rows: int, length: int, dtype: Any) -> Any:
