@@ -2,20 +2,22 @@
 
     python tests/mutation.py --sample 700 --reach FILE --jobs 2     of all mutants of the core; writes figures/mutation.json
     python tests/mutation.py sepmat/toeplitz.py --sample 40         of one module, or of several; prints what survives
-    python tests/mutation.py --score                                the score of the core with its 95 % interval, from the record
+    python tests/mutation.py --score                                the score of each sample of the core with its 95 % interval, from the record
+    python tests/mutation.py --control --sample 200 --reach FILE    nothing is changed, so nothing may be "killed"
 
 mutmut makes the mutants: a + for a -, a < for a <=, an argument dropped, a number one larger. Its own runner leaves
 decorated functions out, which here are the rules of all open functions; so this file runs them: the tests are collected
 once, every mutant is a child process that swaps the code of one function and runs the tests that reach it until one
-fails. Left out: docstrings, words for people (tests of their own read every message), devices (the tests run on the CPU), names of
+fails, or until it has used twice the processor time. Left out: docstrings, words for people (tests of their own read every message), devices (the tests run on the CPU), names of
 what is remembered, defaults, and what runs once at import. A mutant that no test kills stands in tests/survivors.txt with the reason, or is a gap.
 
 The sample is stratified: the list of all mutants, module after module and line after line, is cut into as many equal parts
 as mutants are wanted, and one is drawn from each part. They are tried in random order and written down one by one to
-FILE.tried, so that a run that is cut off is a random sample too, and goes on when it is started again with the same files.
+FILE.SEED.tried, so that a run that is cut off is a random sample too, and goes on when it is started again with the same files.
 """
 
 import argparse
+import collections
 import concurrent.futures
 import difflib
 import functools
@@ -118,8 +120,12 @@ def _difference(old, new):
 # --- running them --------------------------------------------------------------------------------------------------------------
 
 
-def forked(work, seconds):
-    """What work() returns in a child process; None where it dies or takes more CPU time than that, or ten times as long."""
+LATE = "late"
+
+
+def forked(work, seconds, patience=10):
+    """What work() returns in a child process; None where it dies or takes more CPU time than that; LATE where it takes so many
+    times as long: it sleeps, or the machine is busy."""
     out, into = os.pipe()
     pid = os.fork()
     if not pid:
@@ -134,7 +140,7 @@ def forked(work, seconds):
         finally:
             os._exit(0)
     os.close(into)
-    deadline, chunks = time.monotonic() + 10 * seconds, []
+    deadline, chunks = time.monotonic() + patience * seconds, []
     os.set_blocking(out, False)
     while True:
         try:
@@ -145,6 +151,7 @@ def forked(work, seconds):
         except BlockingIOError:
             if time.monotonic() > deadline:
                 os.kill(pid, signal.SIGKILL)
+                chunks = [pickle.dumps(LATE)]
                 break
             time.sleep(0.001)
     os.close(out)
@@ -179,11 +186,11 @@ class Runner:
             if event == "call" and frame.f_code.co_filename.startswith(package):
                 found.add((frame.f_code.co_filename, frame.f_code.co_firstlineno))
 
-        start = time.perf_counter()
+        start = time.process_time()
         sys.setprofile(note)
         passed = self.run(item)
         sys.setprofile(None)
-        return (time.perf_counter() - start, found) if passed else None
+        return (time.process_time() - start, found) if passed else None
 
     def pytest_runtestloop(self, session):
         items = [
@@ -191,17 +198,18 @@ class Runner:
             for i in session.items
             if pathlib.Path(i.path).name not in SLOW and "strict" not in i.nodeid and not i.get_closest_marker("slow")
         ]
-        self.caches = [thing for thing in gc.get_objects() if isinstance(thing, functools._lru_cache_wrapper)]
+        self.caches = [thing for thing in gc.get_objects() if type(thing) is functools._lru_cache_wrapper]
         live = {}
         for thing in gc.get_objects():
-            if isinstance(thing, types.FunctionType):
+            if type(thing) is types.FunctionType:  # isinstance would wake lazy attributes
                 live.setdefault((thing.__code__.co_filename, thing.__code__.co_firstlineno), []).append(thing)
         gc.freeze()  # so that children share this memory
         by_name = {i.nodeid: i for i in items}
         reached = self.reached(items)
         every = self.every()
         chosen = sample(len(every), self.options.sample or len(every), self.options.seed)
-        log = self.options.reach.with_suffix(".tried") if self.options.reach else None
+        kind = "control" if self.options.control else "tried"
+        log = self.options.reach.with_suffix(f".{self.options.seed}.{kind}") if self.options.reach else None
         known = dict(map(json.loads, log.read_text().splitlines())) if log and log.exists() else {}
         start = time.monotonic()
         done = {k for k, verdict in known.items() if verdict == "killed" or not self.options.again}
@@ -236,11 +244,10 @@ class Runner:
         if self.options.whole:
             from studies import _study
 
-            options = {"seed": self.options.seed, "budget": self.options.budget}
-            RECORD.write_text(
-                json.dumps({"made": _study.made(seconds), **options, "modules": modules}, indent=1, ensure_ascii=False)
-                + "\n"
-            )
+            record = json.loads(RECORD.read_text()) if RECORD.exists() else {"samples": {}}
+            sample = {"made": _study.made(seconds), "budget": self.options.budget, "modules": modules}
+            record["samples"][str(self.options.seed)] = sample
+            RECORD.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
         for name, line in modules.items():
             print(
                 name,
@@ -269,25 +276,32 @@ class Runner:
         return table
 
     def judged(self, jobs, by_name, reached, live, log):
-        """{number: killed, survived or not reached}, also written to the log as they come"""
+        """{number: killed, survived or not reached}, also written to the log as they come; late ones once more at the end"""
         found, start = {}, time.monotonic()
-        for k, (path, _, line, code, _) in jobs:
-            if time.monotonic() - start > self.options.seconds:
-                break
-            key = (str(ROOT / path), line)
-            tests = spread(reached.get(key, []), self.options.budget)
-            if not tests or key not in live:
-                found[k] = "not reached"
-            else:
-                items = [by_name[name] for _, name in tests]
-                answer = forked(
-                    lambda code=code, key=key, items=items: self.survives(live[key], code, items),
-                    10 + 2 * sum(seconds for seconds, _ in tests),
-                )
-                found[k] = "survived" if answer else "killed"  # None: it died, or runs for ever
-            if log:
-                with log.open("a") as file:
-                    file.write(json.dumps([str(k), found[k]]) + "\n")
+        for patience in (10, 100):
+            late = []
+            for job in jobs:
+                if time.monotonic() - start > self.options.seconds:
+                    break
+                k, (path, _, line, code, _) = job
+                key = (str(ROOT / path), line)
+                tests = spread(reached.get(key, []), self.options.budget)
+                if not tests or key not in live:
+                    verdict = "not reached"
+                else:
+                    items, functions = [by_name[name] for _, name in tests], live[key]
+                    new = functions[0].__code__ if self.options.control else code
+                    work = functools.partial(self.survives, functions, new, items)
+                    answer = forked(work, 10 + 2 * sum(seconds for seconds, _ in tests), patience)
+                    if answer == LATE and patience == 10:
+                        late.append(job)
+                        continue
+                    verdict = "survived" if answer is True else "killed"  # None: it died, or runs for ever
+                found[k] = verdict
+                if log:
+                    with log.open("a") as file:
+                        file.write(json.dumps([str(k), verdict]) + "\n")
+            jobs = late
         return found
 
     def survives(self, functions, code, items):
@@ -345,25 +359,31 @@ def reasons():
 
 
 def score():
-    """The table of what was measured; 1 where a survivor has no reason or nothing was measured."""
-    record, known = json.loads(RECORD.read_text())["modules"] if RECORD.exists() else {}, reasons()
-    lines, total, open_ = [("module", "mutants", "tried", "killed", "equivalent", "score")], [0, 0, 0], 0
-    for module, found in record.items():
-        judged = [known.get((module, s), "") for s in found["survivors"]]
-        same = sum(reason.startswith("equivalent") for reason in judged)
-        since = sum(reason.startswith("killed since") for reason in judged)
-        open_ += judged.count("")
-        row = found["tried"], found["killed"] + since, same
-        total = [a + b for a, b in zip(total, row, strict=True)]
-        lines.append((module, found["mutants"], *row, f"{row[1] / max(1, row[0] - same):.1%}"))
-    lines.append(
-        ("all", sum(f["mutants"] for f in record.values()), *total, f"{total[1] / max(1, total[0] - total[2]):.1%}")
-    )
-    for line in lines:
-        print(f"{line[0]:36s}" + "".join(f"{cell!s:>12s}" for cell in line[1:]))
-    print("95 % interval of the score: {:.1%} to {:.1%}".format(*interval(total[1], total[0] - total[2])))
+    """The table of what was measured, of all samples and of each; 1 where a survivor has no reason or nothing was measured."""
+    samples, known = json.loads(RECORD.read_text())["samples"] if RECORD.exists() else {}, reasons()
+    modules, open_ = {}, 0
+    for seed, found in samples.items():
+        total = collections.Counter()
+        for module, line in found["modules"].items():
+            judged = [known.get((module, s), "") for s in line["survivors"]]
+            open_ += judged.count("")
+            row = collections.Counter({key: line[key] for key in ("tried", "killed")})
+            row["equivalent"] = sum(reason.startswith("equivalent") for reason in judged)
+            row["since"] = sum(reason.startswith("killed since") for reason in judged)
+            total += row
+            modules[module] = modules.get(module, collections.Counter()) + row
+        of = total["tried"] - total["equivalent"]
+        print(f"sample {seed}, commit {found['made']['commit']}: {dict(total)}")
+        print("  killed by the tests of that run {:.1%}, 95 % interval {:.1%} to {:.1%}".format(
+            total["killed"] / max(1, of), *interval(total["killed"], of)))  # fmt: skip
+        print(f"  with the tests written for it since {(total['killed'] + total['since']) / max(1, of):.1%}")
+    print(f"{'module':36s}" + "".join(f"{name:>12s}" for name in ("tried", "killed", "since", "equivalent", "score")))
+    for module, row in modules.items():
+        share = (row["killed"] + row["since"]) / max(1, row["tried"] - row["equivalent"])
+        cells = [row[key] for key in ("tried", "killed", "since", "equivalent")]
+        print(f"{module:36s}" + "".join(f"{cell:12d}" for cell in cells) + f"{share:12.1%}")
     print(f"{open_} survivors without a reason in {REASONS.relative_to(ROOT)}")
-    return 1 if open_ or not record else 0
+    return 1 if open_ or not samples else 0
 
 
 def interval(hits, of, z=1.96):
@@ -389,15 +409,17 @@ def main():
     parser.add_argument(
         "--again", action="store_true", help="only those that survived, with another budget or better tests"
     )
+    parser.add_argument("--control", action="store_true", help="change nothing: what is killed then is killed falsely")
     parser.add_argument("--reach", type=pathlib.Path, help="file that keeps which test calls which function")
-    parser.add_argument("--tests", nargs="+", default=["tests"], help="tests to choose from (default: all)")
+    parser.add_argument("--tests", nargs="+", default=["tests", "sepmat"], help="tests to choose from (default: all)")
     options = parser.parse_args()
     if options.score:
         return score()
-    options.whole = not options.modules
+    options.whole = not options.modules and not options.control
     core = [path for path in sorted((ROOT / "sepmat").rglob("*.py")) if not APART & set(path.parts[len(ROOT.parts) :])]
     options.modules = [path.resolve() for path in options.modules] or core
     flags = ["-p", "no:cacheprovider", "-p", "no:terminal", "-W", "error", "-o", "addopts=", "--strict-markers"]
+    flags += ["--doctest-modules", *(f"--ignore=sepmat/{name}" for name in APART)]
     return int(pytest.main([*flags, "--hypothesis-profile=mutation", *options.tests], plugins=[Runner(options)]))
 
 
