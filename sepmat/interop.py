@@ -195,8 +195,8 @@ def _solve(
     starts = _starts(x0, A, b, where)
     rtol, atol = (_check.as_positive(v, where, name, zero=True) for v, name in ((rtol, "rtol"), (atol, "atol")))
     callback, history = _check.as_function(callback, where, "callback"), _check.as_flag(history, where, "history")
-    for name in ("restart",) if more.get("restart") is not None else ():
-        more[name] = _check.as_integer(more[name], where, name)
+    if more.get("restart") is not None:
+        more["restart"] = _check.as_integer(more["restart"], where, "restart")
     if maxiter is not None:
         more["maxiter"] = _check.as_integer(maxiter, where, "maxiter")
     if where == "gmres":
