@@ -1,6 +1,6 @@
 """sepmat: matrices with structure. Separated representations, Kronecker algebra, low displacement rank."""
 
-from . import cauchy_like, commuting, interop, toeplitz_lstsq, woodbury
+from . import cauchy_like, commuting, interop, lazy, toeplitz_lstsq, woodbury
 from .algebra import distance, hadamard, inner, partial_trace
 from .als_solve import als_solve
 from .approximate import approximate

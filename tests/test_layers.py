@@ -21,6 +21,7 @@ LAYERS = {
     "frozen": (2, 0),
     "matrix": (2, 1),
     "linalg": (2, 2),
+    "lazy": (2, 3),
     "inverses": (2, 3),
     "basic": (3, 0),  # Dense and Identity serve the two families beside it
     "low_rank": (3, 1),
