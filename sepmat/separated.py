@@ -11,8 +11,9 @@ from .basic import Dense, Identity, is_identity
 from .errors import DTypeError, ShapeError, SizeLimitError
 from .frozen import once
 from .kernels import plan
-from .kernels.kron import groups_on_gpu, merged, planned_sum, separated_matmul, stacks_laid_out
+from .kernels.kron import groups_on_gpu, planned_sum, separated_matmul, stacks_laid_out
 from .kernels.limits import kind_of
+from .kernels.reference import merged
 from .kernels.terms import inner, parallel, sweep
 from .kernels.terms import khatri_rao as khatri_rao
 from .kronecker import Kronecker, digits, main_entries, rearrange_back

@@ -12,7 +12,8 @@ import string
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from sepmat.kernels.kron import laid_out, merged, stacks_laid_out
+from sepmat.kernels.kron import laid_out, stacks_laid_out
+from sepmat.kernels.reference import merged
 from studies._gpu_problem import Problem, Way
 from studies._gpu_routes import KERNEL, MERGED, forced, route
 

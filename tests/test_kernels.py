@@ -16,7 +16,7 @@ from conftest import BACKENDS, check, host, namespace
 import sepmat as sm
 from sepmat import _array
 from sepmat._bounds import BOUNDS
-from sepmat.kernels import fourier
+from sepmat.kernels import fourier, pocketfft, reference
 from sepmat.kernels.kron import kron_matmul, kron_sum_matmul, order, separated_matmul
 
 DTYPES = ["float32", "float64", "complex64", "complex128"]
@@ -224,9 +224,9 @@ def test_shorter_vectors_after_longer_ones():
         found = A.apply(np.ascontiguousarray(rows[:, :n]))
         error = np.linalg.norm(found - A @ x[:n], axis=1)
         check(error, np.linalg.norm(found, axis=1), 100, "float64", "blocks, shorter")
-    with pytest.raises(KeyboardInterrupt), fourier._shared_rooms():  # what was interrupted is not used again
+    with pytest.raises(KeyboardInterrupt), pocketfft.shared_rooms():  # what was interrupted is not used again
         raise KeyboardInterrupt
-    assert "fft" not in fourier._scratch.__dict__
+    assert "fft" not in pocketfft._scratch.__dict__
 
 
 def test_real_data_stays_real():
@@ -250,9 +250,7 @@ def test_blocks_of_terms_do_not_show(monkeypatch):
     S, T = fourier.spectrum(rng.standard_normal((7, 9)), 9), fourier.spectrum(rng.standard_normal((7, 9)), 9, skew=True)
     z = rng.standard_normal((9, 3))
     twice = fourier.convolve_twice(S, T, z, 9, -2)
-    from sepmat.kernels import kron
-
-    monkeypatch.setattr(kron, "TERM_BLOCK", 1)
+    monkeypatch.setattr(reference, "TERM_BLOCK", 1)
     monkeypatch.setattr(fourier, "TERM_BLOCK", 1)
     np.testing.assert_allclose(separated_matmul(factors, None, x, -2), whole, rtol=1e-13, atol=1e-13)
     np.testing.assert_allclose(fourier.convolve_twice(S, T, z, 9, -2), twice, rtol=1e-12, atol=1e-12)

@@ -1,6 +1,7 @@
 """The arrows point down: every import of the package, also those inside functions, against the layers of design.md."""
 
 import ast
+import graphlib
 import sys
 from pathlib import Path
 
@@ -163,6 +164,15 @@ def test_no_assert_no_environment_no_global_random_state(file):
         if isinstance(node, ast.Attribute):
             text = ast.unparse(node)
             assert not text.startswith(("os.environ", "np.random.seed")), f"{file.name}:{node.lineno}: {text}"
+
+
+def test_no_circles():
+    """Nor between the files of a folder, counting the imports inside functions."""
+    files = {
+        ".".join(["sepmat", *f.relative_to(ROOT).with_suffix("").parts]).removesuffix(".__init__"): f for f in FILES
+    }
+    arrows = {name: {d if d in files else d.rpartition(".")[0] for _, d, _ in imports(f)} for name, f in files.items()}
+    graphlib.TopologicalSorter({name: (found & set(files)) - {name} for name, found in arrows.items()}).prepare()
 
 
 def test_this_test_would_notice():

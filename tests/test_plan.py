@@ -13,7 +13,7 @@ from conftest import check, host, namespace
 import sepmat as sm
 from sepmat import kronecker
 from sepmat._bounds import BOUNDS
-from sepmat.kernels import fourier, kron, plan, plan_fft, steps, unrolled
+from sepmat.kernels import fourier, kron, plan, plan_fft, pocketfft, steps, unrolled
 from sepmat.kernels.kron import kron_matmul, separated_matmul
 
 DTYPES = ["float32", "float64", "complex64", "complex128"]
@@ -235,7 +235,7 @@ def test_without_pocketfft(monkeypatch):
     rows, h = np.random.default_rng(5).standard_normal((90, 700)), np.ones(1399)
     many = sm.Circulant(c).apply(rows)
     backwards = sm.Hankel(h[:700], h[699:]) @ x
-    monkeypatch.setattr(fourier, "_NUMPY_FFT", scipy.fft)
+    monkeypatch.setattr(pocketfft, "NUMPY_FFT", scipy.fft)
     np.testing.assert_array_equal(sm.Circulant(c) @ x, expected)
     np.testing.assert_array_equal(sm.Circulant(c).apply(rows), many)
     np.testing.assert_array_equal(sm.Hankel(h[:700], h[699:]) @ x, backwards)
@@ -262,9 +262,9 @@ def test_blocks_share_nothing_with_results():
 
 def test_rows_are_never_turned(monkeypatch):
     """A batch of rows meets its transforms as it lies in memory."""
-    seen, fit = [], fourier._PocketFFT._fit
+    seen, fit = [], pocketfft.PocketFFT._fit
     monkeypatch.setattr(
-        fourier._PocketFFT,
+        pocketfft.PocketFFT,
         "_fit",
         lambda self, x, n, axis: (seen.append((x.flags.c_contiguous, axis)), fit(self, x, n, axis))[1],
     )

@@ -13,7 +13,7 @@ import sepmat as sm
 from sepmat import _array, eigenpairs, equations, fit, interop
 from sepmat._bounds import BOUNDS
 from sepmat.als_solve import scaled
-from sepmat.kernels import kron, plan, terms
+from sepmat.kernels import kron, plan, reference, terms
 
 rng = np.random.default_rng
 SUM = sm.Separated([rng(0).standard_normal((2, 2, 2))] * 2)
@@ -196,8 +196,8 @@ def test_blocks_of_terms_are_added_once(monkeypatch):
     x = r.standard_normal((8, 3))
     expected = np.einsum("lab,lcd,bdk->ack", *factors, x.reshape(4, 2, 3)).reshape(15, 3)
     for entries in (1, 200, 1000):
-        monkeypatch.setattr(kron, "TERM_BLOCK", entries)
-        np.testing.assert_allclose(kron._separated_reference(factors, None, x, -2), expected, rtol=1e-12)
+        monkeypatch.setattr(reference, "TERM_BLOCK", entries)
+        np.testing.assert_allclose(reference.separated(factors, None, x, -2), expected, rtol=1e-12)
 
 
 def test_numbers_for_people():

@@ -12,25 +12,18 @@ and a complex one a complex FFT of length n. Data far from 1 is divided by a pow
 overflows or underflows that the result does not.
 """
 
-import contextlib
 import math
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.fft
 
 from .. import _array
 from .._array import Array
 from . import plan_fft
 from ._table import KernelTable
 from .limits import kind_of
-
-try:  # what scipy.fft calls: its own checks take as long as a transform of length 512
-    from scipy.fft._pocketfft import pypocketfft
-except ImportError:  # pragma: no cover - a SciPy that is built in another way
-    pypocketfft = None
+from .pocketfft import cut, fft_of, in_blocks
 
 TERM_BLOCK = 2**16  # entries of the intermediates of all terms taken together; they stay in the cache
 GPU_BLOCK = 2**27  # the same on a GPU, where few large steps are fast and a gigabyte is not much
@@ -68,7 +61,7 @@ def spectrum(v: Array, n: int, skew: bool = False) -> Spectrum:
         v = v / _array.astype(scale, v.dtype)
     twist = _twist(v, n, real) if skew else None
     S = Spectrum(v, scale, twist, _conj(twist), n, real)
-    return S._replace(values=_forward(_fft_of(v), S, v, -1))
+    return S._replace(values=_forward(fft_of(v), S, v, -1))
 
 
 def padded_spectrum(v: Array, length: int, skew: bool = False) -> Spectrum:
@@ -87,14 +80,14 @@ def eigenvalues(v: Array, skew: bool = False) -> Array:
     scale = _array.power_of_two(v)
     z = _array.astype(v / _array.astype(scale, v.dtype), _array.complex_dtype(xp, v.dtype))
     S = Spectrum(z, None, _root(z, v.shape[0], v.shape[0]) if skew else None, None, v.shape[0], False)
-    return _forward(_fft_of(v), S, z, -1) * _array.astype(scale, z.dtype)
+    return _forward(fft_of(v), S, z, -1) * _array.astype(scale, z.dtype)
 
 
 def generator(S: Spectrum) -> Array:
     """The first column that belongs to a spectrum."""
     if not S.n:
         return S.values
-    y = _inverse(_fft_of(S.values), S, S.values, -1, S.n)
+    y = _inverse(fft_of(S.values), S, S.values, -1, S.n)
     return rescale(y, S.scale)
 
 
@@ -120,10 +113,10 @@ def _inverse(fft: Any, S: Spectrum, X: Array, axis: int, stop: int, start: int =
     """Entries start to stop of the sequence with coefficients X."""
     if S.twist is None:
         y = fft.irfft(X, n=S.n, axis=axis) if S.real else fft.ifft(X, n=S.n, axis=axis)
-        return _cut(y, start, stop, axis)
+        return cut(y, start, stop, axis)
     y = fft.irfft(X, n=S.n, axis=axis) if S.real and S.n % 2 else fft.ifft(X, axis=axis)
     y = _times(y, _along(S.back, axis))
-    return _cut(_unfold(y, axis) if S.real and S.n % 2 == 0 else y, start, stop, axis)
+    return cut(_unfold(y, axis) if S.real and S.n % 2 == 0 else y, start, stop, axis)
 
 
 def _twist(like: Array, n: int, real: bool) -> Array:
@@ -147,89 +140,8 @@ def _root(like: Array, n: int, count: int) -> Array:
     return xp.asarray(powers, dtype=_array.complex_dtype(xp, like.dtype), device=_array.device(like))
 
 
-_COMPLEX = {"f": np.dtype("F"), "d": np.dtype("D"), "F": np.dtype("F"), "D": np.dtype("D")}
-
-
-class _PocketFFT:
-    """The transforms of scipy.fft along one axis of a NumPy array of a supported dtype.
-
-    `again(out, first)` gives up what was returned before: from then on the first call writes where the first one wrote, and so
-    on, and a real inverse transform of the shape of out writes there. first: x may be shorter than before.
-    """
-
-    def __init__(self) -> None:
-        self.rooms: list[Any] = []
-        self.at: int | None = None  # None: every result in an array of its own
-        self.out: Any = None
-        self.first = True
-
-    def again(self, out: Any, first: bool) -> None:
-        self.at, self.out, self.first = 0, out, first
-
-    def rfft(self, x: Any, n: int | None = None, axis: int = -1, forward: bool = True) -> Any:
-        x = self._fit(x, n, axis)
-        out = None if self.at is None else self._room(x, x.shape[axis] // 2 + 1, axis, _COMPLEX[x.dtype.char])
-        return pypocketfft.r2c(x, (axis % x.ndim,), forward, 0, out, 1)
-
-    def ihfft(self, x: Any, n: int | None = None, axis: int = -1, norm: str = "forward") -> Any:
-        return self.rfft(x, n, axis, False)
-
-    def irfft(self, X: Any, n: int, axis: int = -1) -> Any:
-        out = self.out
-        if out is None or out.shape != (*X.shape[:-1], n):
-            out = None if self.at is None else self._room(X, n, axis, X.real.dtype)
-        return pypocketfft.c2r(X, (axis % X.ndim,), n, False, 2, out, 1)
-
-    def fft(self, x: Any, n: int | None = None, axis: int = -1) -> Any:
-        return self._complex(x, n, axis, True, 0)
-
-    def ifft(self, X: Any, n: int | None = None, axis: int = -1, norm: str = "backward") -> Any:
-        return self._complex(X, n, axis, False, 2 if norm == "backward" else 0)
-
-    def _complex(self, x: Any, n: int | None, axis: int, forward: bool, norm: int) -> Any:
-        x = self._fit(x, n, axis)
-        out = None if self.at is None else self._room(x, x.shape[axis], axis, _COMPLEX[x.dtype.char])
-        return pypocketfft.c2c(x, (axis % x.ndim,), forward, norm, out, 1)
-
-    def _room(self, like: Any, n: int, axis: int, dtype: Any, make: Any = np.empty) -> Any:
-        """An array like this one, but of length n along the axis."""
-        shape = (*like.shape[:-1], n) if axis == -1 else (*like.shape[:-2], n, like.shape[-1])
-        if self.at is None:
-            return make(shape, dtype)
-        at, self.at = self.at, self.at + 1
-        if at == len(self.rooms):
-            self.rooms.append(make(shape, dtype))
-        room = self.rooms[at]
-        if room.dtype != dtype or room.shape[1:] != shape[1:] or len(room) < shape[0]:
-            room = self.rooms[at] = make(shape, dtype)
-        return room[: shape[0]]
-
-    def _fit(self, x: Any, n: int | None, axis: int) -> Any:
-        """x padded by zeros to length n, with addresses that vector instructions can take."""
-        if n is None or n == x.shape[axis]:
-            return x if x.flags.aligned else x.copy()
-        padded, k = self._room(x, n, axis, x.dtype, np.zeros), x.shape[axis]
-        _cut(padded, 0, k, axis)[...] = x
-        if self.at is not None and self.first:
-            _cut(padded, k, n, axis)[...] = 0.0
-        return padded
-
-
-_NUMPY_FFT: Any = scipy.fft if pypocketfft is None else _PocketFFT()
-
-
-def _fft_of(x: Array) -> Any:
-    return _NUMPY_FFT if _array.is_numpy(x) else _array.array_namespace(x).fft
-
-
 def _along(v: Array, axis: int) -> Array:
     return v if axis == -1 else v[..., None]
-
-
-def _cut(y: Array, start: int, stop: int, axis: int) -> Array:
-    if start == 0 and stop == y.shape[axis]:
-        return y
-    return y[..., start:stop] if axis == -1 else y[..., start:stop, :]
 
 
 def _pad(x: Array, n: int, axis: int) -> Array:
@@ -246,7 +158,7 @@ def _zeros(x: Array, n: int, axis: int) -> Array:
 def _fold(x: Array, axis: int) -> Array:
     """z_j = x_j + i x_{j+n/2}."""
     n = x.shape[axis]
-    return _array.complex_of(_cut(x, 0, n // 2, axis), _cut(x, n // 2, n, axis))
+    return _array.complex_of(cut(x, 0, n // 2, axis), cut(x, n // 2, n, axis))
 
 
 def _unfold(z: Array, axis: int) -> Array:
@@ -307,7 +219,7 @@ def _kernel(run: Callable[..., Array], x_at: int) -> KernelTable:
         return run(_array.array_namespace(args[x_at]).fft, *args)
 
     def scipy_row(*args: Any) -> Array:
-        return _in_blocks(run, x_at, args)
+        return in_blocks(run, x_at, args)
 
     reference.__doc__ = run.__doc__
     table = KernelTable(run.__name__.lstrip("_"), reference)
@@ -318,54 +230,6 @@ def _kernel(run: Callable[..., Array], x_at: int) -> KernelTable:
 def few(shape: tuple[int, ...]) -> bool:
     """Whether x has so few vectors that torch's transforms, which win for batches, take longer than to be called."""
     return math.prod(shape) < 4 * max(shape[-2:], default=0)
-
-
-def _in_blocks(run: Callable[..., Any], x_at: int, args: tuple[Any, ...]) -> Any:
-    """Many vectors in blocks of rows that stay in L2 with their transforms; columns are turned, block by block.
-
-    The blocks share their intermediate arrays: new ones would have to be cleared. The result of columns stands in memory column by
-    column.
-    """
-    x, axis = args[x_at], args[-1]
-    *start, stop = args[x_at + 1 : -1]
-    m = stop - sum(start)
-    if x.ndim == 1 or m <= 0 or not x.size:
-        return run(_NUMPY_FFT, *args)
-    step = plan_fft.vectors(args[0].n, x.dtype.char, axis)
-    if axis == -2 and x.shape[-1] == 1:  # one column is a row
-        return _in_blocks(run, x_at, (*args[:x_at], x[..., 0], *args[x_at + 1 : -1], -1))[..., None]
-    if 4 * x.size <= step * x.shape[axis]:  # so little memory is warm whoever had it before
-        return run(_NUMPY_FFT, *args)
-    if axis == -2 and x.ndim > 2:
-        return np.stack([_in_blocks(run, x_at, (*args[:x_at], part, *args[x_at + 1 :])) for part in x])
-    rows = x.reshape(-1, x.shape[-1]) if axis == -1 else x.T
-    out = np.empty((len(rows), m), x.dtype)
-    with _shared_rooms() as fft:
-        for i in range(0, len(rows), step):
-            part = out[i : i + step]
-            if fft is not _NUMPY_FFT:
-                fft.again(part, i == 0)
-            found = run(fft, *args[:x_at], np.ascontiguousarray(rows[i : i + step]), *args[x_at + 1 : -1], -1)
-            if found is not part:
-                part[...] = found
-    return out.T if axis == -2 else out.reshape((*x.shape[:-1], m))
-
-
-_scratch = threading.local()
-
-
-@contextlib.contextmanager
-def _shared_rooms() -> Iterator[Any]:
-    """Transforms whose intermediate arrays serve one block after the other, and the next product of this thread: for 64 rows of
-    1024 in float32 new memory can take longer than the transforms. Whoever comes in between makes his own."""
-    if not isinstance(_NUMPY_FFT, _PocketFFT):
-        yield _NUMPY_FFT
-        return
-    fft = _scratch.__dict__.pop("fft", None) or _PocketFFT()
-    yield fft
-    fft.out = None
-    if sum(room.nbytes for room in fft.rooms) <= 2 * plan_fft.VECTORS:
-        _scratch.fft = fft
 
 
 def _times(X: Array, v: Array) -> Array:

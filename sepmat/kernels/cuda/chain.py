@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from ... import _check
 from ..._array import Array, array_namespace, itemsize
 from ...errors import UnsupportedError
-from ..kron import merged, mode_product
+from ..reference import merged, mode_product
 from .plan import Pass, Plan
 
 

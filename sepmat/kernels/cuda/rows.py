@@ -8,7 +8,7 @@ import numpy as np
 from ... import _array
 from ..._array import Array
 from ...errors import BackendError
-from .. import kron
+from .. import reference
 from ..plan import sides
 from . import chain
 from .launch import import_cupy, launch, module
@@ -111,7 +111,7 @@ def kron_matmul(factors: Sequence[Array], x: Array, axis: int, products: CuPyPro
     """(F_1 ⊗ … ⊗ F_d) along `axis` of x, by the plan of the sizes. `products`: those of a stand-in."""
     found = products or _products("kron_matmul", x)
     if not _array.size(x) or not all(_array.size(F) for F in factors):
-        return kron.kron_matmul(factors, x, axis, kernel="reference")
+        return reference.kron(factors, x, axis)
     shapes, (left, right) = tuple((int(F.shape[0]), int(F.shape[1])) for F in factors), sides(x.shape, axis)
     return chain.kron(plan(shapes, left, _array.dtype_name(x.dtype), 1, right), factors, x, axis, found)
 
@@ -122,7 +122,7 @@ def separated_matmul(
     """Σ_l scales[l] F_1[l] ⊗ … ⊗ F_d[l] along `axis` of x, the same way."""
     found = products or _products("separated_matmul", x)
     if not _array.size(x) or not all(_array.size(F) for F in factors):
-        return kron.separated_matmul(factors, scales, x, axis, kernel="reference")
+        return reference.separated(factors, scales, x, axis)
     terms, (left, right) = int(factors[0].shape[0]), sides(x.shape, axis)
     shapes = tuple((int(F.shape[1]), int(F.shape[2])) for F in factors)
     p = plan(shapes, left, _array.dtype_name(x.dtype), terms, right)

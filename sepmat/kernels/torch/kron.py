@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..kron import mode_product
+from ..reference import mode_product
 from . import derivative, operator
 
 # Bytes of the longest rows that are taken together.
