@@ -4,6 +4,7 @@ Van Loan and Pitsianis, "Approximation with Kronecker products" (1993): R(A) onl
 B ⊗ C to the rank-one matrix vec(B) vec(C)ᵀ, so the best sum of r products is the best rank-r approximation of R(A).
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,8 +13,8 @@ from . import _array, _check
 from ._array import Array, adjoint, conj
 from .errors import ShapeError
 from .fit import Fit, check_tolerance, smallest_rank, svd, tail_norms
-from .kronecker import Kronecker, as_shapes
-from .rearranged import CHUNK, EXTRA, FromDense, Pairs, Rearranged, Triplets, to_tolerance
+from .kronecker import Kronecker, as_shapes, rearrange
+from .rearranged import EXTRA, FromDense, Pairs, Rearranged, Triplets, to_tolerance
 from .separated import Separated
 from .sources import Source, as_source
 
@@ -75,9 +76,7 @@ def nearest_two(
     source: Source, pairs: Pairs, rank: int | None, tol: float | None, rng: Any, where: str, exact: bool = False
 ) -> tuple[Triplets, float, bool]:
     """The singular triplets of R(M) that are the terms, their relative error, and whether they are proven optimal."""
-    R = source.rearranged(pairs)
-    if isinstance(R, FromDense) and R.hermitian and not _array.is_complex(R.like):
-        R = FromSymmetric(R.like, pairs)
+    R = _symmetric(source.dense, pairs) or source.rearranged(pairs)
     if rank is not None:
         rank = _check.as_integer(rank, where, "rank", maximum=max(1, min(R.shape)))
         triplets, optimal = _leading(R, rank, rng, exact)
@@ -162,15 +161,32 @@ class FromSymmetric(FromDense):
     """R(M) of a real symmetric M commutes with transposition, so it splits into a symmetric and a skew part.
 
     Each part is a matrix of half the size in the coordinates of its (i, j), i <= j: every singular vector is exactly
-    symmetric or skew, also where two singular values meet, at half the work.
+    symmetric or skew, also where two singular values meet, at half the work. R(M) itself is formed for one term only.
     """
 
+    def __init__(
+        self, M: Array, pairs: Pairs, basis: "tuple[_Coordinates, _Coordinates]", parts: Sequence[Array]
+    ) -> None:
+        self.M, self.pairs, self.basis, self.parts = M, pairs, basis, parts
+        (p, _), (q, _) = pairs
+        self.shape = (p * p, q * q)
+
+    @functools.cached_property
+    def hermitian(self) -> bool:
+        return True
+
+    @functools.cached_property
+    def like(self) -> Array:
+        return rearrange(self.M, self.pairs)
+
+    @functools.cached_property
+    def norm(self) -> float:
+        return math.hypot(*(FromDense(part).norm for part in self.parts))
+
     def triplets(self, block: int, rng: Any, exact: bool = False) -> tuple[Triplets, bool]:
-        xp, ((p, _), (q, _)) = _array.array_namespace(self.like), self.pairs
-        rows = _Coordinates(p, self.like)
-        cols = rows if p == q else _Coordinates(q, self.like)
+        xp, (rows, cols) = _array.array_namespace(self.M), self.basis
         found, all_exact = [], True
-        for sign, part in zip((1.0, -1.0), _restricted(self.like, rows, cols), strict=True):
+        for sign, part in zip((1.0, -1.0), self.parts, strict=True):
             if 0 in part.shape:
                 continue
             (U, s, V), full = FromDense(part).triplets(block, rng, exact)
@@ -179,6 +195,12 @@ class FromSymmetric(FromDense):
         U, s, V = (xp.concat(parts, axis=-1) for parts in zip(*found, strict=True))
         order = xp.argsort(s, descending=True)
         return (xp.take(U, order, axis=1), xp.take(s, order), xp.take(V, order, axis=1)), all_exact
+
+    def residual(self, U: Array, V: Array) -> float:
+        """Every term is symmetric or skew in both factors, so what is left has the same two parts."""
+        rows, cols = self.basis
+        both = zip(self.parts, rows.of(U), cols.of(V), strict=True)
+        return math.hypot(*(FromDense(part).residual(u, v) for part, u, v in both))
 
 
 class _Coordinates:
@@ -204,6 +226,12 @@ class _Coordinates:
             (xp.full((p,), root, dtype=like.dtype, **place), xp.ones_like(self.upper[p:], dtype=like.dtype))
         )
 
+    def of(self, X: Array) -> tuple[Array, Array]:
+        """The coordinates of the symmetric and of the skew parts of the matrices X (p², k), row by row."""
+        xp, root = _array.array_namespace(X), math.sqrt(0.5)
+        upper, lower = (xp.take(X, ix, axis=0) for ix in (self.upper, self.lower))
+        return (upper + lower) * (self.scale[:, None] * root), (upper - lower)[self.p :, :] * root
+
     def lift(self, X: Array, sign: float) -> Array:
         """The matrices, row by row, with the coordinates X (dim, k)."""
         xp = _array.array_namespace(X)
@@ -212,20 +240,38 @@ class _Coordinates:
         return xp.take(X, self.position, axis=0) * self.weights[sign]
 
 
-def _restricted(R: Array, rows: _Coordinates, cols: _Coordinates) -> tuple[Array, Array]:
-    """The parts of R on symmetric and on skew matrices; by blocks of rows that stay in cache."""
-    xp, step = _array.array_namespace(R), max(1, CHUNK // R.shape[1])
-    symmetric, skew = [], []
-    for i in range(0, rows.dim, step):
-        j = min(i + step, rows.dim)
-        block = xp.take(R, rows.upper[i:j], axis=0)
-        upper, lower = (xp.take(block, ix, axis=1) for ix in (cols.upper, cols.lower))
-        symmetric.append((upper + lower) * (rows.scale[i:j, None] * cols.scale))
-        if j > rows.p:
-            first = max(rows.p - i, 0)
-            skew.append(upper[first:, cols.p :] - lower[first:, cols.p :])
-    empty = xp.zeros((0, cols.dim - cols.p), dtype=R.dtype, device=_array.device(R))
-    return xp.concat(symmetric, axis=0), xp.concat([empty, *skew], axis=0)
+def _symmetric(M: Array | None, pairs: Pairs) -> FromSymmetric | None:
+    """R(M) in two parts, straight from M; None where M is not real and symmetric, or a factor not square.
+
+    By block rows of M that stay in cache, the first of which decides most cases.
+    """
+    if M is None or _array.is_complex(M) or 0 in M.shape or any(m != n for m, n in pairs):
+        return None
+    xp, ((p, _), (q, _)) = _array.array_namespace(M), pairs
+    blocks = xp.reshape(M, (p, q, p, q))
+    if _block_row(blocks, 0) is None:
+        return None
+    rows = _Coordinates(p, M)
+    cols = rows if p == q else _Coordinates(q, M)
+    diagonal, above, skew = [], [], []
+    for i in range(p):
+        R = _block_row(blocks, i)
+        if R is None:
+            return None
+        upper, lower = (xp.take(R, ix, axis=1) for ix in (cols.upper, cols.lower))
+        symmetric = (upper + lower) * cols.scale
+        diagonal.append(symmetric[:1, :] * math.sqrt(0.5))
+        above.append(symmetric[1:, :])
+        skew.append(upper[1:, q:] - lower[1:, q:])
+    return FromSymmetric(M, pairs, (rows, cols), (xp.concat(diagonal + above, axis=0), xp.concat(skew, axis=0)))
+
+
+def _block_row(blocks: Array, i: int) -> Array | None:
+    """The rows (i, j), i <= j, of R(M) for M given as (p, q, p, q); None where M is not symmetric there."""
+    xp, (p, q, _, _) = _array.array_namespace(blocks), blocks.shape
+    R = xp.reshape(xp.permute_dims(blocks[i, :, i:, :], (1, 0, 2)), (p - i, q * q))
+    mirrored = xp.matrix_transpose(xp.asarray(blocks[i:, :, i, :], copy=True))
+    return R if bool(xp.all(xp.reshape(R, (p - i, q, q)) == mirrored)) else None
 
 
 def _inherit(R: Rearranged, pairs: Pairs, U: Array, s: Array, V: Array) -> Triplets:

@@ -42,7 +42,7 @@ def as_source(M: Any, where: str, rng: Any, exact: bool = False) -> Source:
 def _dense_source(M: Array, where: str) -> Source:
     M, k = as_target(M, where)
     shape = (int(M.shape[0]), int(M.shape[1]))
-    return Source(shape, M, (k // 2, k - k // 2), lambda pairs: FromDense(rearrange(M, pairs), pairs))
+    return Source(shape, M, (k // 2, k - k // 2), lambda pairs: FromDense(rearrange(M, pairs), pairs), M)
 
 
 def _low_rank_source(M: LowRank, where: str) -> Source:

@@ -17,6 +17,7 @@ class Source:
     like: Array
     exponents: tuple[int, int]  # k, l
     rearranged: Callable[[Pairs], Rearranged]
+    dense: Array | None = None  # that matrix, where it is an array
 
 
 def two_dimensional(M: Any, where: str) -> tuple[int, int]:
