@@ -84,10 +84,11 @@ def compress(
         missed = (
             f"has not settled after {fit.iterations} steps" if tol is None else f"has not come down to tol = {tol:.1e}"
         )
+        change = "set max_condition" if max_condition is None else "set a smaller max_condition"
         warn(
             ConvergenceWarning,
             f"compress: the fit {missed} (relative error {fit.relative_error:.1e}, condition number "
-            f"{fit.condition_number:.1e}); set max_condition, or allow more terms",
+            f"{fit.condition_number:.1e}); {change}, or allow more terms",
         )
     return fit
 

@@ -144,6 +144,8 @@ def explain(A: StructuredMatrix, x: Any, axis: int | None = None, limits: Any = 
         expected = f"length {A.shape[1]} along axis {axis}: A is {A._name()}"
         raise ShapeError("explain", "x", f"shape {shape}", expected, "Check the sizes")
     if hasattr(x, "dtype"):
+        if _array.library(x) != _array.library(A.arrays()[0]):
+            _check.same_place("explain", (("A", A.arrays()[0]), ("x", x)))
         found = A.xp.result_type(A.dtype, dtype)
         halves = not A._is_complex and A.xp.isdtype(found, "complex floating")  # real and imaginary part apart
         A, times = A._in_precision(found), 2 if halves else 1

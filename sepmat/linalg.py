@@ -381,13 +381,10 @@ def convert(A: StructuredMatrix, structure: type) -> StructuredMatrix:
             return A
     reachable = ", ".join(sorted({p[-1].__name__ for p in _paths(type(A))} - {type(A).__name__})) or "no other class"
     name = getattr(structure, "__name__", repr(structure))
-    raise UnsupportedError(
-        "convert",
-        "structure",
-        f"{A._name()} to {name}",
-        f"one of: {reachable}",
-        "Use approximate(A.to_dense(), ...), or nearest_* for the closest member of a class",
-    )
+    advice = "Use approximate(A.to_dense(), ...), or nearest_* for the closest member of a class"
+    if name == "Dense":
+        advice = f"Use {DENSE}"
+    raise UnsupportedError("convert", "structure", f"{A._name()} to {name}", f"one of: {reachable}", advice)
 
 
 def _paths(start: type) -> Iterator[tuple[type, ...]]:

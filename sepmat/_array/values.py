@@ -1,5 +1,6 @@
 """The numbers of an array: on the host, with or without gradients, as memory of two libraries, as data that is remembered."""
 
+import contextlib
 import contextvars
 import math
 import sys
@@ -8,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import DTypeError
 from .libraries import (
     Array,
     array_namespace,
@@ -24,25 +26,69 @@ from .libraries import (
 
 
 def stop_gradient(x: Array) -> Array:
-    return x.detach() if is_torch(x) else x
+    """x without a gradient, also of forward mode, whose tangents `detach` keeps."""
+    return _primal(x.detach()) if is_torch(x) else x
 
 
 def attached(*arrays: Array) -> bool:
-    """Whether torch wants a gradient of one of them."""
-    return any(is_torch(a) and a.requires_grad for a in arrays)
+    """Whether torch wants a gradient of one of them, backwards or in forward mode."""
+    return any(is_torch(a) and (a.requires_grad or _primal(a) is not a) for a in arrays)
+
+
+def _primal(x: Array) -> Array:
+    """A tensor without its tangent; itself where it has none."""
+    forward = sys.modules["torch"].autograd.forward_ad
+    if compiling() or getattr(forward, "_current_level", 0) < 0:  # the level is -1 outside forward mode
+        return x
+    primal, tangent = forward.unpack_dual(x)
+    return x if tangent is None else primal
 
 
 def to_float(x: Array) -> float:
     """A 0-d real array as a Python float; never on a path where gradients flow."""
+    check_unbatched(x, "sepmat", "x")
     return float(stop_gradient(x))
 
 
 def to_numpy(x: Array) -> Any:
-    """A NumPy copy or view of any array, wherever it lives."""
+    """A NumPy copy or view of any array, wherever it lives, without its gradient; DTypeError where torch.vmap runs over it."""
     if is_torch(x):
-        x = x.detach().cpu().resolve_conj()
-        return x.float().numpy() if is_half(x.dtype) else x.numpy()  # NumPy has no bfloat16
+        with _outside_transforms():
+            x = _unwrapped(x).detach().cpu().resolve_conj().resolve_neg()
+            return x.float().numpy() if is_half(x.dtype) else x.numpy()  # NumPy has no bfloat16
     return x.get() if is_cupy(x) else np.asarray(x)
+
+
+def _outside_transforms() -> contextlib.AbstractContextManager[object]:
+    """Where torch.func wraps no tensor: what it has wrapped has no memory that NumPy could read."""
+    if compiling() or sys.modules["torch"]._C._functorch.peek_interpreter_stack() is None:
+        return contextlib.nullcontext()
+    from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
+
+    return temporarily_clear_interpreter_stack()
+
+
+def _unwrapped(x: Array) -> Array:
+    """The tensor inside what torch.func wraps around it to differentiate."""
+    if not compiling():
+        check_unbatched(x, "sepmat", "x")
+        functorch = sys.modules["torch"]._C._functorch
+        while functorch.is_functorch_wrapped_tensor(x):
+            x = functorch.get_unwrapped(x)
+    return x
+
+
+def check_unbatched(x: Array, where: str, name: str) -> None:
+    """Under torch.vmap a tensor stands for many matrices, and nothing can be decided by its numbers."""
+    if not is_torch(x) or compiling():
+        return
+    functorch = sys.modules["torch"]._C._functorch
+    while functorch.is_functorch_wrapped_tensor(x):
+        if functorch.is_batchedtensor(x):
+            got, expected = "a tensor that torch.vmap runs over", "a tensor whose numbers can be looked at"
+            advice = "Pass all right-hand sides as the columns of one matrix, or loop over the matrices; products may be vectorised"
+            raise DTypeError(where, name, got, expected, advice)
+        x = functorch.get_unwrapped(x)
 
 
 def to_bits(x: Array) -> Any:
@@ -51,7 +97,7 @@ def to_bits(x: Array) -> Any:
         return to_numpy(x)
     if is_half(x.dtype):
         return x.detach().cpu().contiguous().view(sys.modules["torch"].int16).numpy().view(np.uint16)
-    return to_numpy(x.resolve_neg())
+    return to_numpy(x)
 
 
 def from_bits(host: Any, dtype: str, like: Array | None) -> Array:
@@ -162,7 +208,7 @@ def gemm(a: Array, b: Array, out: Array | None = None) -> Array:
     torch = sys.modules["torch"]
     A, B = (torch.from_numpy(v if v.flags.writeable else v.copy()) for v in (a, b))
     C = None if out is None else torch.from_numpy(out)
-    found = torch.matmul(A, B, out=C) if b.ndim < 3 else torch.bmm(A.expand(len(b), m, n), B, out=C)
+    found = torch.bmm(A.expand(len(b), m, n), B, out=C) if b.ndim == 3 else torch.matmul(A, B, out=C)
     return found.numpy() if out is None else out
 
 
@@ -215,7 +261,7 @@ def versions(arrays: Iterable[Array]) -> tuple[int, ...] | None:
     found = []
     for a in arrays:
         if is_torch(a):
-            if a.requires_grad or a.is_inference() or sys.modules["torch"].is_inference_mode_enabled():
+            if attached(a) or a.is_inference() or sys.modules["torch"].is_inference_mode_enabled():
                 return None
             found.append(a._version)
     return tuple(found)

@@ -237,6 +237,7 @@ def check_finite(x: Array, where: str, name: str) -> Array:
     if _array.is_torch(x) and x.device.type == "meta":
         advice = "Move the data to a device first"
         raise DTypeError(where, name, "a tensor on the meta device", "a tensor that has numbers", advice)
+    _array.check_unbatched(x, where, name)
     xp = _array.array_namespace(x)
     finite = xp.isfinite(x)
     if not (finite.all() if _array.is_numpy(x) else bool(xp.all(finite))):

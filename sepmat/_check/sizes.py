@@ -56,6 +56,8 @@ def check_length(x: Array, axis: int, n: int, name: Callable[[], str], where: st
         advice = "Use 2 * A to scale"
     elif len(shape) == 2 and axis == -2 and shape[-1] == n:
         advice = "Did you mean x.ravel() or x @ A" if shape[0] == 1 else "Did you mean A @ x.T or x @ A.T"
+    elif math.prod(shape) == n:
+        advice = "Use x.reshape(-1) for the values on a grid as one vector"
     raise ShapeError(where, "x", f"shape {shape}", f"length {n} along axis {axis}: A is {name()}", advice)
 
 

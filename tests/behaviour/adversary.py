@@ -484,6 +484,14 @@ def tensors():
     yield "nested", lambda b: sm.Dense(quietly(lambda: torch_().nested.nested_tensor([torch_().ones(2), torch_().ones(3)]))), Refusal((TypeError, ValueError), "A", "nested", "."), "build"
     yield "inference mode", inference, TRUE, "product"
     yield "no_grad", lambda b: no_grad(b), TRUE, "product"
+    for name, f in TRANSFORMED.items():
+        for way in (through_grad, through_dual):
+            yield f"{way.__name__} {name}", lambda b, f=f, way=way: way(b, f), TRUE, "other"
+    yield "vmap over b", lambda b: (lambda A: torch_().func.vmap(lambda x: sm.solve(A, x))(t(b, np.eye(4))))(sm.Circulant(t(b, X4))), Refusal(TypeError, "b", "vmap", "columns"), "solve"
+    yield "vmap over a solved matrix", lambda b: torch_().func.vmap(lambda c: sm.solve(sm.Toeplitz(c), torch_().ones(4, dtype=c.dtype)))(t(b, np.stack([X4, X4]))), Refusal(TypeError, "A", "vmap", "loop"), "solve"
+    yield "vmap over a norm", lambda b: torch_().func.vmap(lambda F: sm.norm(sm.Separated([F[None], F[None]])))(t(b, np.stack([S3, S3]))), Refusal(TypeError, "x", "vmap", "loop"), "other"
+    yield "negative bit", lambda b: sm.solve(sm.Toeplitz(t(b, [4.0, 1, 0])), (t(b, np.ones(3)) * (1 + 1j)).conj().imag), Value(np.linalg.solve(np.array([[4.0, 1, 0], [1, 4, 1], [0, 1, 4]]), -np.ones(3))), "solve"
+    yield "explain, x of NumPy", lambda b: sm.explain(sm.Dense(t(b)), np.ones(3)), Refusal(TypeError, "x", "mixed libraries", "."), "other"
     yield "vmap", lambda b: (lambda A: torch_().func.vmap(lambda x: A @ x))(sm.Circulant(t(b, X4)))(t(b, np.eye(4))), Value(circulant(X4).T), "product"
     yield "vmap over factors", lambda b: torch_().func.vmap(lambda F, x: sm.Kronecker(F, F) @ x)(t(b, np.stack([S3, 2 * S3])), t(b, np.ones((2, 9)))), Value(np.stack([np.kron(S3, S3).sum(1), 4 * np.kron(S3, S3).sum(1)])), "product"
     yield "vmap over low rank", lambda b: torch_().func.vmap(lambda F, x: sm.LowRank(F, F) @ x)(t(b, np.stack([S3, 2 * S3])), t(b, np.ones((2, 3)))), Value(np.stack([(S3 @ S3.T).sum(1), 4 * (S3 @ S3.T).sum(1)])), "product"
@@ -538,6 +546,48 @@ def gradient(b):
     c = tensor(b, X4, "float64", True)
     (sm.Circulant(c) @ tensor(b, X4, "float64")).sum().backward()
     return bool(np.allclose(host(c.grad), X4.sum()))
+
+
+TRANSFORMED = {
+    "solve, Toeplitz": lambda c: sm.solve(sm.Toeplitz(c), 1 + c),
+    "solve, Dense": lambda c: sm.solve(sm.Dense(c[:, None] * c + 1.0 * c.new_ones(4).diag()), c),
+    "solve, Kronecker": lambda c: sm.solve(sm.Kronecker((1 + c).diag(), (2 + c).diag()), c.new_ones(16)),
+    "lstsq, Toeplitz": lambda c: sm.lstsq(sm.Toeplitz(c.new_tensor([4.0, 1, 0, 1])), c),
+    "slogdet, Toeplitz": lambda c: sm.slogdet(sm.Toeplitz(c)).logabsdet,
+    "inverse, Toeplitz": lambda c: sm.inverse(sm.Toeplitz(c)).to_dense(),
+    "solve, Circulant": lambda c: sm.solve(sm.Circulant(c), c.new_ones(4) + c**2),
+    "nearest low rank": lambda c: sm.nearest_low_rank(c[:, None] * c + c.diag(), rank=1).matrix.to_dense(),
+}
+def _torch():
+    import torch
+
+    return torch
+
+
+START, ALONG = [5.0, 1.0, 0.5, 0.25], [0.3, -0.2, 0.5, 0.1]
+
+
+def _agrees(b, f, derivative):
+    """A directional derivative beside a central difference."""
+    c, v, h = tensor(b, START, "float64"), tensor(b, ALONG, "float64"), 1e-5
+    want = (f(c + h * v) - f(c - h * v)) / (2 * h)
+    return bool(abs(derivative(c, v) - want).max() <= 1e-8 * (1 + abs(want).max()))
+
+
+def through_grad(b, f):
+    return _agrees(b, lambda c: f(c).sum(), lambda c, v: _torch().func.grad(lambda c: f(c).sum())(c) @ v)
+
+
+def through_dual(b, f):
+    """Forward mode without torch.func: where the tangent is lost, nothing says so but this."""
+    forward = _torch().autograd.forward_ad
+
+    def derivative(c, v):
+        with forward.dual_level():
+            return forward.unpack_dual(f(forward.make_dual(c, v))).tangent
+
+    quietly(lambda: derivative(tensor(b, START, "float64"), tensor(b, ALONG, "float64")))  # torch warns on its first use
+    return _agrees(b, f, derivative)
 
 
 def inference(b):
