@@ -315,7 +315,9 @@ def test_threads_of_blas_are_not_woken_beside_those_of_torch(build, k, dtype, th
 
 
 @pytest.mark.parametrize(
-    "shapes", [((700, 800), (800, 900)), ((300, 40), (40,)), ((40,), (40, 300)), ((200, 60), (3, 60, 100))]
+    "shapes",
+    [((700, 800), (800, 900)), ((300, 40), (40,)), ((40,), (40, 300)), ((200, 60), (3, 60, 100))]
+    + [((200, 60), (2, 3, 60, 100)), ((2, 3, 200, 60), (60, 100))],
 )
 @pytest.mark.parametrize("into", [False, True])
 def test_gemm_on_memory(shapes, into, threads):
