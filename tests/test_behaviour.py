@@ -222,5 +222,20 @@ def test_the_record():
         assert found["same bits in every process"]["same, %"] >= (98 if backend == "torch" else 100)
         assert found["silently wrong"] == found["warnings leaked"] == found["messages that lack a part"] == 0
         assert found["cases"] - found["of these our own"] >= 184 and found["of these our own"] >= 100
-        assert f"{found['cases']:,}" in page
-    assert numbers["arguments"]["handled, %"] == 100 and f"{numbers['arguments']['calls']:,}" in page
+    found = [numbers[backend] for backend in ("numpy", "array_api_strict", "torch")]
+    for row, cells in {
+        "cases": [f"{f['cases']:,}" for f in found],
+        "of these our own, handled": [f"{f['of these our own']}, 100 %" for f in found],
+        "messages read, with a part missing": [
+            f"{f['messages read']}, {f['messages that lack a part']}" for f in found
+        ],
+        "same bits in six processes": [
+            f"{f['same bits in every process']['same, %']:.3g} % of {f['same bits in every process']['results']}"
+            for f in found
+        ],
+    }.items():
+        assert f"| {row} | {' | '.join(cells)} | " in page
+    asked = numbers["arguments"]
+    words = " ".join(page.split())
+    assert asked["handled, %"] == 100
+    assert f"({asked['functions']} calls that work" in words and f"{asked['calls']:,} calls, each with" in words
