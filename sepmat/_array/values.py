@@ -162,7 +162,7 @@ def _shared_dtypes(torch: Any) -> tuple[Any, ...]:
     return (torch.float32, torch.float64, torch.complex64, torch.complex128)
 
 
-    found = torch.bmm(A.expand(len(b), m, n), B, out=C) if b.ndim == 3 else torch.matmul(A, B, out=C)
+def numpy_view(x: Array) -> Any:
     """A CPU tensor as a NumPy array on the same memory."""
     return x.detach().numpy()
 
