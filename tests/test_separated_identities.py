@@ -153,7 +153,8 @@ def test_29_splitting_and_merging(d):
     twice = (S + S).merged()
     if M.terms == A.terms:
         np.testing.assert_array_equal(twice._weights, 2 * M._weights)
-    d.close(twice.to_dense(), 2 * A.D, 2 * (A.d + 2 * A.terms + 1) * A.N, "id 29")  # terms that merge among themselves: the order of sums
+    # where terms of S merge among themselves, the sum of their weights depends on its order
+    d.close(twice.to_dense(), 2 * A.D, 2 * (A.d + 2 * A.terms + 1) * A.N, "id 29")
     r = 4  # equality in κ >= 1/√r
     equal = sm.Separated([np.repeat(F[:1], r, axis=0) for F in A.factors], np.full(r, 0.25, d.dtype))
     if all(np.any(F[0] != 0) for F in A.factors):
