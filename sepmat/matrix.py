@@ -190,8 +190,8 @@ class StructuredMatrix(Frozen, abc.ABC):
         wide = self._in_precision(dtype)
         x = _array.astype(x, dtype)
         if self._is_complex or not xp.isdtype(dtype, "complex floating"):
-            return wide._apply(x, axis)
-        return _array.complex_of(wide._apply(xp.real(x), axis), wide._apply(xp.imag(x), axis))
+            return wide._product(x, axis)
+        return _array.complex_of(wide._product(xp.real(x), axis), wide._product(xp.imag(x), axis))
 
     def _twin(self) -> Self | None:
         """The same matrix as NumPy arrays on the memory of its CPU tensors; None where NumPy may not compute on that."""
