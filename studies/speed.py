@@ -8,14 +8,15 @@ product runs in the same rounds. Times are CPU times of one thread; a few cells 
 
 import functools
 import itertools
+import json
 import os
+import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import scipy.fft
-import threadpoolctl
 
 from studies import _nearest, _products, _race, _references, _rivals, _speed_figure, _speed_page, _study
 
@@ -168,10 +169,11 @@ def cell(spec: dict[str, Any], pace: _race.Pace, rng: Any) -> dict[str, Any]:
 
 
 def blas() -> list[str]:
-    """The BLAS libraries of the process and the processor they were built for."""
-    pools = threadpoolctl.threadpool_info()
-    names = (f"{i['internal_api']} {i['version']} {i.get('architecture')}" for i in pools if i["user_api"] == "blas")
-    return sorted(set(names))
+    """The BLAS libraries of NumPy and SciPy and the processor they run for; this process may hold those of other packages too."""
+    code = "import json, numpy, scipy.linalg, threadpoolctl; print(json.dumps(threadpoolctl.threadpool_info()))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    pools = [i for i in json.loads(found) if i["user_api"] == "blas"]
+    return sorted({f"{i['internal_api']} {i['version']} {i.get('architecture')}" for i in pools})
 
 
 def machine(rounds: int, rng: Any) -> dict[str, Any]:
