@@ -122,6 +122,7 @@ def _checked(A: Sum, function: OpenFunction) -> _Parts:
     # with z = A⁻¹ c for a random c, ‖A⁻ᴴ z‖ / ‖z‖ is a lower bound of ‖A⁻¹‖, and close to it when it is large
     c = _array.stop_gradient(_array.normal(_check.as_generator(0, where), (n, 1), parts.U))
     z = parts.step(c)
+    z = z / _array.astype(_array.power_of_two(z), z.dtype)  # A may be of the order of 1e200, and A⁻ᴴ A⁻¹ out of range
     grown = _ratio(parts.adjoint_step(z), z)
     size = max(_ratio(A._product(v, -2), v) for v in (c, z))
     rcond = 1 / (size * grown) if 0 < size * grown < math.inf else 0.0
