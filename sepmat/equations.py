@@ -12,6 +12,7 @@ from typing import Any
 from . import _array
 from ._array import Array, adjoint
 from .cp.cores import terms_norm, vector_norm
+from .cp.train import TrainCore, from_terms, rounded
 from .kernels.terms import khatri_rao, thin
 
 # λ as a share of ‖A X‖² / ‖X‖². A random start begins with a large one that falls slowly, which leads to small κ; a
@@ -90,6 +91,26 @@ class Equations:
         error = math.hypot(vector_norm(b - K @ W), outside)
         W = xp.reshape(W, (r, n, c))
         return unit(W), lengths(W), error
+
+
+class Reduction:
+    """X = F with a tensor train in the place of F, ‖F‖ = 1: a sweep costs what the ranks of the train cost, not the terms of F."""
+
+    def __init__(self, F: Factors, error: float) -> None:
+        self.like, self.sizes = F[0], [(1, int(f.shape[2])) for f in F]
+        self._core = TrainCore(rounded(from_terms([_flat(f) for f in F]), error))
+
+    def columns(self, terms: int) -> int:
+        return 0
+
+    def random(self, terms: int, rng: Any) -> Factors:
+        return [unit(_array.normal(rng, (terms, n, c), self.like)) for n, c in self.sizes]
+
+    def sweep(self, X: Factors, penalty: float, exact: bool) -> tuple[Factors, Array, float]:
+        """As that of `Equations`, always by QR."""
+        columns = self._core.sweep([_flat(x) for x in X], penalty)
+        *_, last = found = [_array.array_namespace(U).matrix_transpose(U)[:, None, :] for U in columns]
+        return [unit(x) for x in found], lengths(last), self._core.residual(columns)
 
 
 # the other modes ------------------------------------------------------------------------------------------------------------
@@ -196,7 +217,7 @@ def unit(X: Array) -> Array:
 
 
 def solution(
-    equations: Equations,
+    equations: Equations | Reduction,
     rank: int,
     goal: float,
     cap: float,
@@ -240,7 +261,7 @@ def solution(
     return dataclasses.replace(found, sweeps=steps)
 
 
-def _trimmed(equations: Equations, found: Solution, cap: float, goal: float) -> Solution:
+def _trimmed(equations: Equations | Reduction, found: Solution, cap: float, goal: float) -> Solution:
     """The same without terms that the goal does not need, the smallest ones first."""
     xp, terms = _array.array_namespace(found.scales), int(found.scales.shape[0])
     less = max(1, terms // 4)
@@ -257,7 +278,7 @@ def _trimmed(equations: Equations, found: Solution, cap: float, goal: float) -> 
 
 
 def settle(
-    equations: Equations,
+    equations: Equations | Reduction,
     X: Factors,
     share: float,
     fall: float,
