@@ -124,7 +124,7 @@ def explain(A: StructuredMatrix, x: Any, axis: int | None = None, limits: Any = 
       work   4.2 M flop, 1.1 MB
       time   87.1 µs expected on one core, 56% of its limit (arithmetic)
     """
-    shape, dtype = _shape_of(x), getattr(x, "dtype", A.dtype)
+    shape, dtype = _what_of(x, A)
     kind: Any = Limits
     if _on_gpu(A):
         from .kernels.cuda.plan import Limits as kind
@@ -143,14 +143,9 @@ def explain(A: StructuredMatrix, x: Any, axis: int | None = None, limits: Any = 
     if shape[axis] != A.shape[1]:
         expected = f"length {A.shape[1]} along axis {axis}: A is {A._name()}"
         raise ShapeError("explain", "x", f"shape {shape}", expected, "Check the sizes")
-    if hasattr(x, "dtype"):
-        if _array.library(x) != _array.library(A.arrays()[0]):
-            _check.same_place("explain", (("A", A.arrays()[0]), ("x", x)))
-        found = A.xp.result_type(A.dtype, dtype)
-        halves = not A._is_complex and A.xp.isdtype(found, "complex floating")  # real and imaginary part apart
-        A, times = A._in_precision(found), 2 if halves else 1
-    else:
-        times = 1
+    found = A.xp.result_type(A.dtype, dtype)
+    halves = not A._is_complex and A.xp.isdtype(found, "complex floating")  # real and imaginary part apart
+    A, times = A._in_precision(found), 2 if halves else 1
     host = A._twin() if A._tensors and A._suits_numpy(shape, axis) else None
     work = explain.rule(A if host is None else host, shape, axis)
     what = "@ x" if axis == -2 or len(shape) == 1 else "applied to the rows of x"
@@ -173,10 +168,12 @@ def _on_gpu(A: StructuredMatrix) -> bool:
     return bool(arrays) and _array.on_gpu(arrays[0])
 
 
-def _shape_of(x: Any) -> tuple[int, ...]:
-    if isinstance(x, (tuple, list)) and all(isinstance(n, int) for n in x):
-        return tuple(_check.as_integer(n, "explain", f"x[{i}]", 0) for i, n in enumerate(x))
-    return tuple(int(n) for n in _check.as_array(x, "explain", "x").shape)
+def _what_of(x: Any, A: StructuredMatrix) -> tuple[tuple[int, ...], Any]:
+    """Shape and dtype of x as A @ x takes it; a shape alone is meant in the dtype of A."""
+    if isinstance(x, (tuple, list)) and all(isinstance(n, numbers.Integral) for n in x):
+        return tuple(_check.as_integer(n, "explain", f"x[{i}]", 0) for i, n in enumerate(x)), A.dtype
+    x = _check.as_array(x, "explain", "x", like=A.arrays()[0])
+    return tuple(int(n) for n in x.shape), x.dtype
 
 
 def _count(n: float) -> str:

@@ -45,7 +45,7 @@ def _from_nested(x: Any, where: str, name: str) -> Array:
     try:
         lengths = _ragged(x)
         found = np.empty(0) if lengths else np.asarray(x)
-    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+    except (ValueError, TypeError, OverflowError, RuntimeError) as error:  # a RecursionError is a RuntimeError
         got = f"a {type(x).__name__} that is no array ({error})"
         raise DTypeError(where, name, got, "an array", "Pass a NumPy array, or nested lists of numbers") from None
     if lengths:
@@ -68,6 +68,8 @@ def _raw(x: Any, where: str, name: str, like: Array | None) -> Array:
         raise DTypeError(where, name, got, "an array", "Use A.to_dense() if the dense matrix is wanted")
     if _array.is_torch(x):
         _dense_tensor(x, where, name)
+    if _array.is_dask(x):
+        raise DTypeError(where, name, "a lazy dask array", "an array in memory", f"Use {name}.compute()")
     if hasattr(x, "toarray") and hasattr(x, "nnz"):
         raise DTypeError(where, name, f"a sparse {type(x).__name__}", "a dense array", "Use .toarray()")
     if not _array.is_array(x) or isinstance(x, type):

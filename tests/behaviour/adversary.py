@@ -187,6 +187,8 @@ def indices():
 def operators():
     """Python's and NumPy's operators on a matrix: right, or refused; never dense in silence."""
     A = sm.Kronecker(S3, S4)
+    yield "explain, x a list", lambda b: str(sm.explain(K(b), X12.tolist())) == str(sm.explain(K(b), b(X12))), TRUE
+    yield "explain, x of integers", lambda b: str(sm.explain(K(b), b(np.arange(12), "int64"))) == str(sm.explain(K(b), b(X12))), TRUE
     refused = {
         "np.add": lambda: np.add(A, A),
         "np.sin": lambda: np.sin(A),
@@ -491,6 +493,7 @@ def tensors():
     yield "vmap over a solved matrix", lambda b: torch_().func.vmap(lambda c: sm.solve(sm.Toeplitz(c), torch_().ones(4, dtype=c.dtype)))(t(b, np.stack([X4, X4]))), Refusal(TypeError, "A", "vmap", "loop"), "solve"
     yield "vmap over a norm", lambda b: torch_().func.vmap(lambda F: sm.norm(sm.Separated([F[None], F[None]])))(t(b, np.stack([S3, S3]))), Refusal(TypeError, "x", "vmap", "loop"), "other"
     yield "negative bit", lambda b: sm.solve(sm.Toeplitz(t(b, [4.0, 1, 0])), (t(b, np.ones(3)) * (1 + 1j)).conj().imag), Value(np.linalg.solve(np.array([[4.0, 1, 0], [1, 4, 1], [0, 1, 4]]), -np.ones(3))), "solve"
+    yield "explain, x on another device", lambda b: sm.explain(sm.Dense(t(b)), torch_().empty(3, device="meta")), Refusal(TypeError, "x", "mixed devices", "."), "other"
     yield "explain, x of NumPy", lambda b: sm.explain(sm.Dense(t(b)), np.ones(3)), Refusal(TypeError, "x", "mixed libraries", "."), "other"
     yield "vmap", lambda b: (lambda A: torch_().func.vmap(lambda x: A @ x))(sm.Circulant(t(b, X4)))(t(b, np.eye(4))), Value(circulant(X4).T), "product"
     yield "vmap over factors", lambda b: torch_().func.vmap(lambda F, x: sm.Kronecker(F, F) @ x)(t(b, np.stack([S3, 2 * S3])), t(b, np.ones((2, 9)))), Value(np.stack([np.kron(S3, S3).sum(1), 4 * np.kron(S3, S3).sum(1)])), "product"

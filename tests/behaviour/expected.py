@@ -330,6 +330,13 @@ class Claims:
         return np.array(self.x, dtype)
 
 
+class Fails:
+    """Something whose `__array__` has an error of its own."""
+
+    def __array__(self, dtype=None, copy=None):
+        raise RuntimeError("deleted")
+
+
 def tensor(b, x, dtype, grad=False):
     import torch
 
@@ -392,6 +399,17 @@ def guests():
         return pandas.DataFrame(data)
 
     yield 16, "DataFrame", lambda b: sm.Dense(frame({"a": [1.0, 2], "b": [3, 4]})).to_dense(), Value([[1, 3], [2, 4]], library="numpy"), "build", "container", ()
+    def lazy(x):
+        try:
+            import dask.array
+        except ImportError:
+            raise Skip("dask is not installed") from None
+        return dask.array.from_array(x, chunks=2)
+
+    yield 16, "Dask as A", lambda b: sm.Circulant(lazy(X4)), Refusal(TypeError, "c", "dask", r"c\.compute\(\)"), "build", "container", ()
+    yield 16, "Dask as x", lambda b: sm.Circulant(b(X4)) @ lazy(X4), Refusal(TypeError, "x", "dask", r"x\.compute\(\)"), "product", "container", ()
+    yield 16, "Dask as M", lambda b: sm.nearest_low_rank(lazy(S3), 1), Refusal(TypeError, "M", "dask", r"M\.compute\(\)"), "fit", "container", ()
+    yield 16, "__array__ that raises", lambda b: sm.Dense(Fails()), Refusal(TypeError, "A", "deleted", "."), "build", "container", ()
     yield 16, "DataFrame of objects", lambda b: sm.Dense(frame({"a": ["x", 2], "b": [3, 4]})), Refusal(TypeError, "A", "dtype object", "."), "build", "container", ()
     yield 16, "DataFrame with NA", lambda b: sm.Dense(frame({"a": [1.0, None], "b": [3.0, 4]})).to_dense(), Value([[1, 3], [np.nan, 4]], library="numpy"), "build", "container", ()
     yield (
