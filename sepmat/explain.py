@@ -335,13 +335,18 @@ def _of_chain(p: plan.Chain) -> Work:
         if j > i + 1
     ]
     name = "factor" if not lines else "merged factor"
-    if p.split:
-        tail = len(p.shapes) - p.split
-        route = f"{len(p.shapes)} factors in two passes over x, on slabs that stay in L2"
-        first, second = p.steps[:tail], p.steps[tail:]
-        lines += [f"{p.rows} rows at a time:"]
-        lines += [f"  {_say(s._replace(factor=s.factor + p.split), name)}" for s in first]
-        lines += [f"{p.columns} columns at a time:", *(f"  {_say(s, name)}" for s in second)]
+    if p.in_slabs:
+        two = p.rows and p.columns
+        route = f"{len(p.shapes)} factors " + (
+            "in two passes over x, on slabs that stay in L2" if two else "one after the other, on slabs of x"
+        )
+        first = plan.steps(p.shapes[p.split :], p.rows, p.right)
+        second = plan.steps(p.shapes[: p.split], 1, p.columns)
+        if first:
+            lines += [f"{p.rows} rows at a time:"]
+            lines += [f"  {_say(s._replace(factor=s.factor + p.split), name)}" for s in first]
+        if second:
+            lines += [f"{p.columns} columns at a time:", *(f"  {_say(s, name)}" for s in second)]
     else:
         one = "the dense matrix" if len(p.groups) == 1 < p.groups[0][1] else "1 factor"
         route = one if len(p.shapes) == 1 else f"{len(p.shapes)} factors one after the other"

@@ -36,8 +36,10 @@ COPY_CACHED = 1 / 90e9  # six 8×8 on one vector of 2 MB: 0.46 ns a number and f
 COPY = 1 / 28e9
 LARGE_ARRAY = 2**25  # bytes from which malloc takes fresh pages for each array, and these have to be cleared:
 FRESH = 1 / 11e9  # 3.2 ms for 33.5 MB, where writing takes 0.9
+PAIR = 2**23  # bytes from which two arrays at a time do: malloc keeps no more free than twice the largest one it had
 BLOCK = 2**18  # bytes of a slab of a blocked chain: two of them and the factors stay in L2
 NARROWEST = 512  # bytes of a row of a slab that is cut out of longer rows
+LEAST_WIDTH = 32  # columns of a slab that all factors meet
 LAID_OUT = 2**16  # entries of a factor that is kept in column order too: 256×256
 SLAB = 2**23  # bytes of the intermediate of a sum of terms, half of L3, where it can be cut;
 LARGEST_SLAB = 2**28  # and where the way that cuts it is not the faster one
@@ -164,8 +166,9 @@ def steps(shapes: tuple[tuple[int, int], ...], left: int, right: int) -> tuple[S
 class Chain:
     """How F_1 ⊗ … ⊗ F_d meets x viewed as (left, Π n_i, right).
 
-    groups: which factors are multiplied out first. split = 0: step after step on all of x. Else factors split, …, d-1
-    (of the groups) on slabs of `rows` blocks of them, then the first ones on slabs of `columns`.
+    groups: which factors are multiplied out first. Factors split, …, d-1 (of the groups) meet slabs of `rows` blocks of
+    them, then the first ones slabs of `columns`: two passes over x, or one with all factors on slabs of rows (split = 0) or of
+    columns (split = d). rows = columns = 0: step after step on all of x.
     """
 
     groups: tuple[tuple[int, int], ...]  # (from, to) of the factors that are merged
@@ -179,6 +182,11 @@ class Chain:
     steps: tuple[Step, ...]
     seconds: float
 
+    @property
+    def in_slabs(self) -> bool:
+        """Whether x is taken a slab at a time."""
+        return bool(self.rows or self.columns)
+
     @functools.cached_property
     def flops(self) -> int:
         """Real additions and multiplications."""
@@ -189,11 +197,12 @@ class Chain:
         """Bytes that move between memory and cache: the factors, and every array once in each direction."""
         size = SIZE[self.kind]
         factors = sum(m * n for m, n in self.shapes)
-        if self.split:
+        if self.in_slabs:
             head, tail = self.shapes[: self.split], self.shapes[self.split :]
             n, m = (math.prod(s[k] for s in head) for k in (1, 0))
             q, p = (math.prod(s[k] for s in tail) for k in (1, 0))
-            return size * (factors + self.left * self.right * (n * q + 2 * n * p + m * p))
+            between = 2 * n * p if head and tail else 0
+            return size * (factors + self.left * self.right * (n * q + between + m * p))
         if all(s.numbers * size <= CACHE for s in self.steps):  # only x and the result
             first, last = self.steps[0], self.steps[-1]
             return size * (factors + first.left * first.n * first.right + last.left * last.m * last.right)
@@ -254,13 +263,14 @@ def _best(
     kind: str,
     block: bool,
 ) -> Chain:
-    """The cheaper of one chain over all of x and of two over slabs that stay in the cache."""
-    whole = steps(shapes, left, right)
-    cost = sum(seconds(s, kind) for s in whole)
+    """The cheapest of one chain over all of x, of one over slabs of it, and of two over slabs that stay in L2."""
+    whole, size = steps(shapes, left, right), SIZE[kind]
+    sizes = [s.left * s.m * s.right * size for s in whole]
+    cost = sum(seconds(s, kind) for s in whole) + sum(FRESH * b for b in sizes[-2:] if PAIR <= b < LARGE_ARRAY)
     best = Chain(groups, shapes, left, right, kind, 0, 0, 0, whole, cost)
-    if not block or max(s.numbers for s in whole) * SIZE[kind] <= CACHE:
+    if not block or len(shapes) < 2 or max(s.numbers for s in whole) * size <= CACHE:
         return best
-    for split in range(1, len(shapes)):
+    for split in range(len(shapes) + 1):
         found = _blocked(groups, shapes, left, right, kind, split)
         if found is not None and found.seconds < best.seconds:
             best = found
@@ -275,28 +285,38 @@ def _blocked(
     kind: str,
     split: int,
 ) -> Chain | None:
-    """The last factors on slabs of rows, then the first ones on slabs of columns; None where a slab is too large."""
+    """The last factors on slabs of rows, then the first ones on slabs of columns; None where there is one slab, or it is too large."""
     size, head, tail = SIZE[kind], shapes[:split], shapes[split:]
-    widest = right * max(math.prod(s[0] for s in tail), math.prod(s[1] for s in tail))
-    tallest = max(math.prod(s[0] for s in head), math.prod(s[1] for s in head))
-    rows = max(1, BLOCK // (widest * size))
-    slabs = left * math.prod(n for _, n in head)
-    length = right * math.prod(m for m, _ in tail)
-    columns = min(length, max(NARROWEST, BLOCK // tallest) // size)
-    if widest * size > 2 * BLOCK or tallest * columns * size > 2 * BLOCK:
+    (m, n), (p, q) = ([math.prod(s[k] for s in part) for k in (0, 1)] for part in (head, tail))
+    slabs, length = left * n, right * p
+    widest, tallest = right * max(p, q) * size, max(m, n) * size
+    rows, columns = min(slabs, max(1, BLOCK // widest)), min(length, max(NARROWEST // size, BLOCK // tallest))
+    if not head:
+        rows, columns = min(slabs, max(1, 2 * BLOCK // widest)), 0
+    elif not tail:
+        rows, columns = 0, _width(head, length, tallest, size)
+    elif widest > 2 * BLOCK or tallest * columns > 2 * BLOCK:
         return None
-    rows = min(rows, slabs)
-    first = steps(tail, slabs, right)
-    second = steps(head, left, length)
+    if (not head and rows == slabs) or (not tail and not columns):
+        return None
     cost = 0.0
-    for part, pieces in ((first, -(-slabs // rows)), (second, left * -(-length // columns))):
-        cost += sum(seconds(s, kind, cached=True) for s in part) + len(part) * (pieces - 1) * STEP
-    n, m = (math.prod(s[k] for s in head) for k in (1, 0))
-    moved = (slabs * right * math.prod(s[1] for s in tail), slabs * length, slabs * length, left * m * length)
-    cost += sum(moved) * size * COPY
-    fresh = [moved[3]] if n == m else [moved[1], moved[3]]
-    cost += sum(numbers * size * FRESH for numbers in fresh if numbers * size >= LARGE_ARRAY)
+    for part, pieces, moved in (
+        (steps(tail, rows, right), slabs / max(1, rows), slabs * (right * q + length)),
+        (steps(head, 1, columns), left * length / max(1, columns), left * (n + m) * length),
+    ):
+        paid = COPY_CACHED if max((s.numbers for s in part), default=0) * size > CACHE else 0.0  # by the steps
+        cost += pieces * sum(seconds(s, kind) for s in part) + (moved * size * (COPY - paid) if part else 0.0)
+    fresh = [left * m * length] if n == m or not tail else [slabs * length, left * m * length]
+    cost += sum(numbers * size * FRESH for numbers in fresh if numbers * size >= PAIR)
+    first, second = steps(tail, slabs, right), steps(head, left, length)
     return Chain(groups, shapes, left, right, kind, split, rows, columns, (*first, *second), cost)
+
+
+def _width(shapes: Sequence[tuple[int, int]], right: int, tallest: int, size: int) -> int:
+    """Columns of a slab that all factors meet: as wide as the fast lane takes them, a power of two; 0 where that is too narrow."""
+    largest = max(m * n for m, n in shapes)
+    w = min(PANEL, FAST_LANE // max(1, largest), max(NARROWEST // size, 2 * CACHE // tallest))
+    return 2 ** (w.bit_length() - 1) if LEAST_WIDTH <= w < right else 0
 
 
 # sums of Kronecker products -------------------------------------------------------------------------------------------------

@@ -89,7 +89,7 @@ _ROUTES = {"panels": _panels, "rows": _rows, "row panels": _row_panels}
 
 def run_chain(factors: Sequence[Any], p: plan.Chain, x: Any) -> Any:
     """F_1 ⊗ … ⊗ F_d on x viewed as (left, Π n_i, right), `factors` being those of the groups of the plan."""
-    if p.split:
+    if p.in_slabs:
         return _in_slabs(factors, p, x)
     for step in p.steps:
         x = run_step(factors[step.factor], step, x)
@@ -112,13 +112,16 @@ def _in_slabs(factors: Sequence[Any], p: plan.Chain, x: Any) -> Any:
     head, tail = p.shapes[: p.split], p.shapes[p.split :]
     n, m = (math.prod(s[k] for s in head) for k in (1, 0))
     blocks, length = p.left * n, p.right * math.prod(s[0] for s in tail)
-    x = x.reshape(blocks, -1)
-    y = np.empty((blocks, length), x.dtype)
-    for i in range(0, blocks, p.rows):
-        j = min(i + p.rows, blocks)
-        _run(factors[p.split :], plan.steps(tail, j - i, p.right), x[i:j], y[i:j])
+    y = x = x.reshape(blocks, -1)
+    if tail:
+        y = np.empty((blocks, length), x.dtype)
+        for i in range(0, blocks, p.rows):
+            j = min(i + p.rows, blocks)
+            _run(factors[p.split :], plan.steps(tail, j - i, p.right), x[i:j], y[i:j])
+    if not head:
+        return y
     y = y.reshape(p.left, n, length)
-    z = y if m == n else np.empty((p.left, m, length), x.dtype)
+    z = y if tail and m == n else np.empty((p.left, m, length), x.dtype)
     for b in range(p.left):
         for i in range(0, length, p.columns):
             j = min(i + p.columns, length)
