@@ -10,7 +10,7 @@ from ._array import Array
 from .algebra import as_separated, relative_distance
 from .compress import check_condition, compress
 from .equations import Equations, Factors, Solution, solution
-from .errors import ConvergenceWarning, DTypeError, ShapeError, SingularMatrixError
+from .errors import ConvergenceWarning, DTypeError, ShapeError, SingularMatrixError, speaks
 from .fit import Fit, check_tolerance
 from .matrix import StructuredMatrix
 from .separated import Separated
@@ -21,6 +21,7 @@ BLOCK = 64  # terms
 LOOSE = 1e-2  # relative error to which a first guess is compressed
 
 
+@speaks
 def als_solve(
     A: StructuredMatrix,
     F: StructuredMatrix,
@@ -77,7 +78,7 @@ def als_solve(
         if not A._sweep(where)[0]:
             advice = "Use a matrix with a term that is not zero"
             raise SingularMatrixError(where, "A", f"{A._name()} is zero", "a matrix that is not zero", advice)
-        reduce = Reducer(rank, cap, rng)
+        reduce = Reducer(where, rank, cap, rng)
         if inverse is not None and start is None:
             start = reduce(cast(Separated, inverse @ F), None if tol is None else min(LOOSE, tol))
         equations, back = scaled(A, F)
@@ -196,10 +197,11 @@ def capped(X: Separated, cap: float, rank: int | None = None) -> Separated:
 class Reducer:
     """What every step of an iteration ends with: X with fewer terms and κ <= cap.
 
-    At most `rank` terms, or as many as a relative error of `tol` asks for. Two factors: `compress`, exact. More: sweeps
-    that go on from the last iterate, which is close; `compress` begins anew, more thoroughly.
+    where: who asks. At most `rank` terms, or as many as a relative error of `tol` asks for. Two factors: `compress`,
+    exact. More: sweeps that go on from the last iterate, which is close; `compress` begins anew, more thoroughly.
     """
 
+    where: str
     rank: int | None
     cap: float
     rng: Any
@@ -207,10 +209,10 @@ class Reducer:
     def __call__(self, X: Separated, tol: float | None = None, start: Separated | None = None) -> Separated:
         most = min(most_terms(X.shapes), X.terms)
         rank = most if self.rank is None else min(self.rank, most)
-        if not X._sweep("reduce")[0] or (self.rank == rank == X.terms and X.condition_number <= self.cap):
+        if not X._sweep(self.where)[0] or (self.rank == rank == X.terms and X.condition_number <= self.cap):
             return X
         if len(X.factors) <= 2:
-            X = _in_blocks(X, 0.0 if tol is None else tol / 2)
+            X = _in_blocks(X, 0.0 if tol is None else tol / 2, self.where)
             return cast(
                 Separated, compress(X, rank=rank if tol is None else None, tol=None if tol is None else tol / 2).matrix
             )
@@ -229,7 +231,7 @@ class Reducer:
         return back(found, X.dtype)
 
 
-def _in_blocks(X: Separated, tol: float) -> Separated:
+def _in_blocks(X: Separated, tol: float, where: str) -> Separated:
     """X of one or two factors with fewer terms, a block of them after the other: QR of few columns many times is cheaper."""
     if X.terms <= 2 * BLOCK:
         return X
@@ -240,12 +242,12 @@ def _in_blocks(X: Separated, tol: float) -> Separated:
     total, goal = parts[0], max(tol, 2.0**-50) / len(parts)
     for part in parts[1:]:
         both = cast(Separated, total + part)
-        share = min(0.5, goal / max(relative_size(both, X), goal))
-        total = cast(Separated, compress(both, tol=share).matrix) if relative_size(both, X) else both
+        share = min(0.5, goal / max(relative_size(both, X, where), goal))
+        total = cast(Separated, compress(both, tol=share).matrix) if relative_size(both, X, where) else both
     return total
 
 
-def relative_size(X: Separated, Y: Separated) -> float:
+def relative_size(X: Separated, Y: Separated, where: str) -> float:
     """‖X‖_F / ‖Y‖_F."""
-    (top, _, j), (bottom, _, k) = X._sweep("reduce"), Y._sweep("reduce")
+    (top, _, j), (bottom, _, k) = X._sweep(where), Y._sweep(where)
     return math.ldexp(top / bottom, max(-2000, min(j - k, 900))) if bottom else math.inf

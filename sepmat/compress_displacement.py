@@ -2,6 +2,7 @@
 
 from . import _array, _check
 from .displacement import LowDisplacementRank
+from .errors import speaks
 from .expressivity import displacement_form
 from .fit import Fit, check_tolerance, svd, tail_norms
 from .linalg import norm
@@ -10,6 +11,7 @@ from .matrix import StructuredMatrix
 __all__ = ["compress_displacement"]
 
 
+@speaks
 def compress_displacement(W: StructuredMatrix, rank: int | None = None, tol: float | None = None) -> Fit:
     """W(G, H) with fewer terms, from the singular values of ∇(W) = 2 G (J H)ᵀ: Fit, with the true error.
 

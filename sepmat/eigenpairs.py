@@ -10,7 +10,7 @@ from .algebra import inner, relative_distance
 from .als_solve import Reducer, capped, most_terms, scaled, shaped, unknown, warn
 from .compress import check_condition
 from .equations import FALL, WARM, settle, solution
-from .errors import ShapeError
+from .errors import ShapeError, speaks
 from .fit import check_tolerance
 from .functions import LOOSE, SHARE, Terms, attainable, double, identity, in_dtype, norm_bound, random_vector, square
 from .linalg import norm
@@ -39,6 +39,7 @@ class Eigenpair:
     converged: bool
 
 
+@speaks
 def power_iteration(
     A: StructuredMatrix,
     rank: int | None = None,
@@ -74,6 +75,7 @@ def power_iteration(
         return _iterated(M, x, step, tol, STEPS, reduce.cap, dtype, where)
 
 
+@speaks
 def inverse_iteration(
     A: StructuredMatrix,
     shift: complex = 0.0,
@@ -187,7 +189,7 @@ def _start(
         rank = _check.as_integer(rank, where, "rank", maximum=most_terms(shapes))
     else:
         tol = check_tolerance(tol, A.factors[0], where)
-    reduce = Reducer(rank, cap, rng)
+    reduce = Reducer(where, rank, cap, rng)
     if start is not None:
         return capped(double(shaped(start, shapes, where, "start", A)), cap, rank), reduce, tol
     return random_vector(A, rank or 1, rng), reduce, tol

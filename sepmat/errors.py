@@ -12,8 +12,9 @@ import functools
 import os
 import sys
 import warnings
+from collections.abc import Callable
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 if TYPE_CHECKING:  # SciPy has no type stubs; it is a ValueError since NumPy 1.25
     LinAlgError = ValueError
@@ -101,6 +102,24 @@ class BackendError(SepmatError, RuntimeError):
 
 class UnsupportedError(SepmatError, NotImplementedError):
     """No rule keeps the structure in this operation. The message names two ways out."""
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def speaks(function: Callable[P, R]) -> Callable[P, R]:
+    """Decorator: an error from whatever a function calls names the function, which is what the user called."""
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except SepmatError as error:
+            error.args = (function.__name__, *error.args[1:])
+            raise
+
+    return call
 
 
 class PrecisionWarning(UserWarning):

@@ -24,7 +24,7 @@ from . import _array
 from ._array import Array
 from .basic import Dense, Identity, is_identity
 from .displacement import LowDisplacementRank, _displacement, _half_generators, _padded, _unit
-from .errors import DTypeError, UnsupportedError
+from .errors import DTypeError, UnsupportedError, speaks
 from .inverses import Inverse
 from .linalg import conversion
 from .low_rank import LowRank
@@ -57,6 +57,7 @@ def terms_needed(A: StructuredMatrix) -> int:
     return min(max(A.shape), sum(_count(_whole(A, "terms_needed"), 1, -1)))
 
 
+@speaks
 def displacement_form(A: StructuredMatrix) -> LowDisplacementRank:
     """A as W(G, H) with terms_needed(A) terms; what `convert(A, LowDisplacementRank)` does, and more: a transposed one too.
 

@@ -14,7 +14,7 @@ from .algebra import relative_distance
 from .als_solve import Reducer, capped, finite, relative_size, shaped, spectral_bound, stacks, warn
 from .compress import check_condition
 from .equations import lengths
-from .errors import ArgumentError, ShapeError, SingularMatrixError
+from .errors import ArgumentError, ShapeError, SingularMatrixError, speaks
 from .fit import Fit, check_tolerance
 from .linalg import norm, trace
 from .matrix import StructuredMatrix
@@ -33,6 +33,7 @@ DIVERGED = 10.0  # a relative residual
 Terms = Any  # a Separated, as its sums, products and multiples are again, which their types do not say
 
 
+@speaks
 def schulz_inverse(
     A: StructuredMatrix, tol: float, max_condition: float | None = None, start: Any = None, seed: Any = 0
 ) -> Fit:
@@ -59,7 +60,7 @@ def schulz_inverse(
     where = "schulz_inverse"
     M, dtype = square(A, where)
     tol = check_tolerance(tol, M.factors[0], where)
-    reduce = Reducer(None, check_condition(max_condition, where), _check.as_generator(seed, where))
+    reduce = Reducer(where, None, check_condition(max_condition, where), _check.as_generator(seed, where))
     if not M.shape[0]:
         return _empty(A, M)
     with _array.quiet():
@@ -75,7 +76,7 @@ def schulz_inverse(
             return relative_distance(I, M @ X)
 
         def eps(X: Terms) -> float:
-            return SHARE * tol / max(1.0, bound * relative_size(X, I))
+            return SHARE * tol / max(1.0, bound * relative_size(X, I, where))
 
         X, error, steps = _newton(reduce, X, lambda X: M @ X, 1.0, I, tol, eps)
         if start is not None and not error < DIVERGED:
@@ -86,6 +87,7 @@ def schulz_inverse(
         return _fit(X, dtype, error_of, tol, steps, where, reduce.cap)
 
 
+@speaks
 def sign(A: StructuredMatrix, tol: float, shift: float = 0.0, max_condition: float | None = None, seed: Any = 0) -> Fit:
     """S ≈ sign(A − shift I), by S ← S + S (I − S²) / 2 from (A − shift I) / β with compression at each step, β >= ‖A − shift I‖₂.
 
@@ -114,7 +116,7 @@ def sign(A: StructuredMatrix, tol: float, shift: float = 0.0, max_condition: flo
         I = identity(M)
         B = (M - I * shift).merged()
         B = B / _nonzero(norm_bound(B), M, where)
-        reduce, eps, total = Reducer(None, cap, rng), SHARE * tol, 0
+        reduce, eps, total = Reducer(where, None, cap, rng), SHARE * tol, 0
 
         def error_of(S: Terms) -> float:
             return max(relative_distance(I, S @ S), relative_distance(B @ S, S @ B))
@@ -130,6 +132,7 @@ def sign(A: StructuredMatrix, tol: float, shift: float = 0.0, max_condition: flo
         return _fit(best, dtype, error_of, tol, total, where, reduce.cap)
 
 
+@speaks
 def expm(A: StructuredMatrix, tol: float, max_condition: float | None = None, seed: Any = 0) -> Fit:
     """X ≈ exp(A), by scaling and squaring with compression at each step; exactly one Kronecker product for a Kronecker sum.
 
@@ -149,7 +152,7 @@ def expm(A: StructuredMatrix, tol: float, max_condition: float | None = None, se
     where = "expm"
     M, dtype = square(A, where)
     tol = check_tolerance(tol, M.factors[0], where)
-    reduce = Reducer(None, check_condition(max_condition, where), _check.as_generator(seed, where))
+    reduce = Reducer(where, None, check_condition(max_condition, where), _check.as_generator(seed, where))
     if not M.shape[0]:
         return _empty(A, M)
     with _array.quiet():
@@ -207,7 +210,7 @@ def _squared_taylor(reduce: Reducer, B: Terms, I: Terms, squarings: int, eps: fl
         X = reduce(I + (B @ X) / j, attainable(eps), X)
     for j in range(1, squarings + 1):
         X = reduce(X @ X, attainable(eps * 2.0**j), X)
-        e = X._sweep("expm")[2]  # of the norm: squares of squares leave the range
+        e = X._sweep(reduce.where)[2]  # of the norm: squares of squares leave the range
         X, k = X / 2.0**e, 2 * k + e
     return X, k, degree + squarings
 
@@ -327,7 +330,7 @@ def _empty(A: StructuredMatrix, M: Separated) -> Fit:
 
 def _check_contraction(E: Separated, error: float, where: str) -> None:
     """‖E‖₂ < 1, as far as the mean singular value and some steps of power iteration tell."""
-    reduce = Reducer(None, math.inf, _check.as_generator(0, where))
+    reduce = Reducer(where, None, math.inf, _check.as_generator(0, where))
     x: Terms = random_vector(E, 1, reduce.rng)
     for _ in range(CHECKS):
         size = norm(x)

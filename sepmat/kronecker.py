@@ -8,7 +8,7 @@ from typing import Any, final
 from . import _array, _check
 from ._array import Array
 from .basic import Dense
-from .errors import ShapeError, SingularMatrixError
+from .errors import ShapeError, SingularMatrixError, speaks
 from .frozen import once
 from .kernels import plan
 from .kernels.kron import groups_on_gpu, kron_matmul, laid_out, planned
@@ -31,7 +31,7 @@ from .linalg import (
     svdvals,
     trace,
 )
-from .matrix import StructuredMatrix, structure
+from .matrix import StructuredMatrix, instead_of, structure
 
 __all__ = ["Kronecker", "kron", "rearrange", "rearrange_back"]
 
@@ -153,6 +153,8 @@ class Kronecker(StructuredMatrix):
         return " ⊗ ".join(describe(F) for F in self.factors)
 
 
+@speaks
+@instead_of("kron")
 def kron(*factors: Any) -> StructuredMatrix:
     """The Kronecker product of arrays and structured matrices; Kronecker factors are flattened.
 
@@ -353,7 +355,7 @@ def _by_factor(function: OpenFunction, i: int, *args: Any) -> Any:
         return function.rule(*args)
     except SingularMatrixError as error:
         where, _, got, expected, advice = error.args
-        raise SingularMatrixError(where, f"factors[{i}]", got, expected, advice) from None
+        raise SingularMatrixError(where, f"A.factors[{i}]", got, expected, advice) from None
 
 
 def _nonsingular(A: Kronecker, where: str) -> None:

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple, TypeVar
 
 from . import _array, _check
 from ._array import Array
-from .errors import ArgumentError, DTypeError, ShapeError, SingularMatrixError, UnsupportedError
-from .matrix import Scaled, StructuredMatrix
+from .errors import ArgumentError, DTypeError, ShapeError, SingularMatrixError, UnsupportedError, speaks
+from .matrix import Scaled, StructuredMatrix, instead_of
 
 __all__ = [
     "Factorization",
@@ -56,7 +56,7 @@ class OpenFunction:
 
     def __init__(self, front: Callable[..., Any], two_ways: str) -> None:
         functools.update_wrapper(self, front)
-        self._front = front
+        self._front = speaks(front)
         self._two_ways = two_ways
         self.rules: dict[type, Callable[..., Any]] = {}
         self.ways: dict[type, str] = {}  # out, for classes that have better ones than the others
@@ -91,17 +91,15 @@ class OpenFunction:
         return found(A, *args)
 
     def unsupported(self, A: StructuredMatrix, why: str = "no rule that keeps the structure") -> UnsupportedError:
-        can = (
-            "one of " + ", ".join(sorted(c.__name__ for c in self.rules))
-            if self.rules
-            else "a class with a rule: none yet"
-        )
+        others = ", ".join(sorted(c.__name__ for c in self.rules if c is not type(A)))
+        can = f"one of {others}" if others else "a class with a rule: none yet"
         ways = self.ways.get(type(A), self._two_ways)
         return UnsupportedError(self.__name__, "A", f"{why} for {A._name()}", can, ways)
 
 
-def open_function(two_ways: str) -> Callable[[Callable[..., Any]], OpenFunction]:
-    return lambda front: OpenFunction(front, two_ways)
+def open_function(two_ways: str, *numpys: str) -> Callable[[Callable[..., Any]], OpenFunction]:
+    """Decorator. two_ways: the advice where no rule is; numpys: what NumPy calls it, where that is another name."""
+    return lambda front: instead_of(front.__name__, *numpys)(OpenFunction(front, two_ways))
 
 
 DENSE = "sm.Dense(A.to_dense())"
@@ -124,7 +122,7 @@ def solve(A: StructuredMatrix, b: Any) -> Array:
     return x if b.ndim == 2 else x[:, 0]
 
 
-@open_function(f"Use sm.inverse({DENSE}), or sm.solve(A, b) for the products you need")
+@open_function(f"Use sm.inverse({DENSE}), or sm.solve(A, b) for the products you need", "inv")
 def inverse(A: StructuredMatrix) -> StructuredMatrix:
     """A⁻¹ as a structured matrix: of the same class where that is closed, else of the class that holds it.
 
@@ -168,7 +166,7 @@ def cut_off(A: StructuredMatrix, rcond: float | None) -> float:
     return 2 * max(A.shape) * _array.unit_roundoff(A.xp, A.dtype) if rcond is None else rcond
 
 
-@open_function(f"Use sm.slogdet({DENSE}), or sm.slogdet of the factors")
+@open_function(f"Use sm.slogdet({DENSE}), or sm.slogdet of the factors", "det")
 def slogdet(A: StructuredMatrix) -> SlogdetResult:
     """(sign, log|det A|) of a square matrix; (0, -inf) for a singular one. Raises as `eigvals` does.
 
@@ -194,7 +192,7 @@ def trace(A: StructuredMatrix) -> Array:
     return trace.rule(A)
 
 
-@open_function("Read entries with A[i, i], or use A.to_dense()")
+@open_function("Read entries with A[i, i], or use A.to_dense()", "diag")
 def diagonal(A: StructuredMatrix) -> Array:
     """The main diagonal, min(m, n) entries. Raises UnsupportedError without a rule.
 
@@ -205,7 +203,7 @@ def diagonal(A: StructuredMatrix) -> Array:
     return diagonal.rule(A)
 
 
-@open_function(f"Use sm.norm({DENSE}, ord), or ord='fro' where a rule exists")
+@open_function(f"Use sm.norm({DENSE}, ord), or ord='fro' where a rule exists", "matrix_norm")
 def norm(A: StructuredMatrix, ord: Any = "fro") -> Array:
     """A norm of A as a 0-d array: "fro" (Frobenius), 1 and inf (largest column, row sum), 2 (spectral), "nuc" (nuclear).
 
@@ -228,7 +226,7 @@ def norm(A: StructuredMatrix, ord: Any = "fro") -> Array:
     return norm.rule(A, ord)
 
 
-@open_function(f"Use sm.eigvals({DENSE}), or scipy.sparse.linalg.eigs(A)")
+@open_function(f"Use sm.eigvals({DENSE}), or scipy.sparse.linalg.eigs(A)", "eig", "eigh", "eigvalsh")
 def eigvals(A: StructuredMatrix) -> Array:
     """The eigenvalues of a square matrix, complex, with multiplicity, in no particular order.
 
@@ -242,7 +240,7 @@ def eigvals(A: StructuredMatrix) -> Array:
     return eigvals.rule(_checked(A, "eigvals"))
 
 
-@open_function(f"Use sm.svdvals({DENSE}), or scipy.sparse.linalg.svds(A)")
+@open_function(f"Use sm.svdvals({DENSE}), or scipy.sparse.linalg.svds(A)", "svd", "cond", "matrix_rank")
 def svdvals(A: StructuredMatrix) -> Array:
     """The min(m, n) singular values, largest first. Raises NonFiniteError, and UnsupportedError without a rule.
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from . import _array, _check
 from ._array import Array, adjoint
-from .errors import ShapeError, UnsupportedError
+from .errors import ShapeError, UnsupportedError, speaks
 from .fit import as_target, svd
 from .kernels.terms import khatri_rao, thin
 from .kronecker import _pairs, apply_factors, as_shapes, rearrange
@@ -29,6 +29,7 @@ Terms = tuple[Array, list[Array]]  # weights (terms,) and for each factor the co
 # the separated form of U Vᵀ -----------------------------------------------------------------------------------------------
 
 
+@speaks
 def separated_from_low_rank(U: Any, V: Any, shapes: Sequence[tuple[int, int]]) -> Separated:
     """U Vᵀ (V is not conjugated) as a sum of Kronecker products, exact up to round-off, without forming it.
 

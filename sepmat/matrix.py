@@ -14,12 +14,14 @@ import math
 import numbers
 import typing
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Self, cast, final
+from typing import Any, Self, TypeVar, cast, final
 
 from . import _array, _check
 from ._array import Array
 from .errors import ArgumentError, DTypeError, ShapeError
 from .frozen import Frozen
+
+Named = TypeVar("Named", bound=Callable[..., Any])  # a function, as it was
 
 structure = dataclasses.dataclass(frozen=True, eq=False, repr=False, init=False)
 
@@ -338,10 +340,8 @@ class StructuredMatrix(Frozen, abc.ABC):
         return dense if dtype is None else dense.astype(dtype)
 
     def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
-        own = {"inv": "inverse", "det": "slogdet", "diag": "diagonal"}.get(func.__name__, func.__name__)
-        known = ("diagonal", "eigvals", "inverse", "kron", "lstsq", "norm", "slogdet", "solve", "svdvals", "trace")
-        advice = f"Use {f'sm.{own}' if own in known else 'the functions of sepmat'}, or A.to_dense()"
-        raise DTypeError(f"numpy.{func.__name__}", "argument", self._name(), "a NumPy array", advice)
+        advice = f"Use {_instead.get(func.__name__, 'the functions of sepmat')}, or A.to_dense()"
+        raise DTypeError(f"{func.__module__}.{func.__name__}", "argument", self._name(), "a NumPy array", advice)
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -361,6 +361,26 @@ class StructuredMatrix(Frozen, abc.ABC):
 def _take(x: Array, indices: Sequence[int], axis: int) -> Array:
     xp = _array.array_namespace(x)
     return xp.take(x, xp.asarray(list(indices), dtype=xp.int64, device=_array.device(x)), axis=axis)
+
+
+# What to write in place of a function of NumPy; the files of the functions add theirs.
+_instead = {
+    "conjugate": "A.conj()",
+    "dot": "A @ x",
+    "matrix_power": "A @ A",
+    "matrix_transpose": "A.T",
+    "transpose": "A.T",
+}
+
+
+def instead_of(*names: str) -> Callable[[Named], Named]:
+    """Decorator: NumPy's functions of these names, given a structured matrix, name this one."""
+
+    def add(function: Named) -> Named:
+        _instead.update(dict.fromkeys(names, f"sm.{function.__name__}"))
+        return function
+
+    return add
 
 
 # Closed sums and products whose answer is a class of a higher file than both operands are registered in that file.

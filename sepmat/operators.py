@@ -12,7 +12,7 @@ from typing import Any
 from . import _array, _check
 from ._array import Array
 from .compress import check_condition
-from .errors import ArgumentError, DTypeError, ShapeError
+from .errors import ArgumentError, DTypeError, ShapeError, speaks
 from .exponential_sums import exponential_sum
 from .fit import tail_norms
 from .separated import Separated, _concatenate
@@ -60,6 +60,7 @@ def laplacian(
     return powers(G, d, power_sum(form, terms, safe(cap, u), u)).astype(like.dtype)
 
 
+@speaks
 def inverse_laplacian(
     n: int, d: int, terms: int | None = None, tol: float | None = None, relative: bool = False, like: Any = None
 ) -> Separated:
@@ -158,6 +159,7 @@ def gaussian_sum(grids: Sequence[Any], weights: Any, exponents: Any, diagonal: b
     return Separated._of(factors=tuple(factors), scales=w)
 
 
+@speaks
 def radial_kernel(
     grids: Sequence[Any],
     power: float = 1.0,

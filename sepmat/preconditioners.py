@@ -15,7 +15,7 @@ from ._array import Array
 from .algebra import relative_distance
 from .basic import Diagonal
 from .compress import compress
-from .errors import ShapeError, UnsupportedError
+from .errors import ShapeError, UnsupportedError, speaks
 from .functions import schulz_inverse
 from .kernels import fourier_nd
 from .kernels.terms import khatri_rao
@@ -111,6 +111,7 @@ def superoptimal(T: StructuredMatrix) -> Circulant:
         return total @ inverse((C + cS).H)
 
 
+@speaks
 def kronecker_preconditioner(
     A: Any, shapes: Sequence[tuple[int, int]] | None = None, terms: int = 1, damp: float | None = None, seed: Any = 0
 ) -> StructuredMatrix:
@@ -167,6 +168,7 @@ def kronecker_preconditioner(
         return Product._of(factors=(right, Diagonal._of(d=_array.astype(squares, d.dtype)), right.H))
 
 
+@speaks
 def separated_inverse(
     A: StructuredMatrix, tol: float = 0.1, max_condition: float | None = None, start: Any = None, seed: Any = 0
 ) -> Separated:

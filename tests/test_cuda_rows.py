@@ -107,7 +107,7 @@ def test_one_vector_and_size_limit():
         "kron, merged",
     )
     huge = np.broadcast_to(np.float32(0), (2**18, 2**16))
-    with pytest.raises(sm.SizeLimitError, match=r"kron_matmul \(factor 0\).*68\.7 GB.*fewer columns"):
+    with pytest.raises(sm.SizeLimitError, match=r"A @ x: size: .*68\.7 GB.*fewer columns at a time: factor 0 made"):
         chain.kron(
             plan(((2**16, 2**16),), 2**18, "float32"), [np.broadcast_to(np.float32(0), (2**16, 2**16))], huge, -1
         )

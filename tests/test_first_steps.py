@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 import sepmat as sm
+from sepmat.linalg import OpenFunction
+from sepmat.matrix import _instead
 
 A = sm.Kronecker(np.eye(2), np.diag([1.0, 2.0, 3.0]))
 
@@ -26,9 +28,42 @@ def test_names_on_offer_are_no_modules_but_one():
     (lambda: np.diag(A), r"sm\.diagonal"),
     (lambda: np.kron(A, A), r"sm\.kron"),
     (lambda: np.sum(A), "the functions of sepmat"),
+    (lambda: np.linalg.eigvalsh(A), r"sm\.eigvals"),
+    (lambda: np.linalg.cond(A), r"sm\.svdvals"),
+    (lambda: np.transpose(A), r"A\.T"),
+    (lambda: np.dot(A, np.ones(6)), "A @ x"),
     (lambda: A**2, "A @ A"),
     (lambda: A**-1, r"sm\.inverse\(A\)"),
 ])  # fmt: skip
 def test_messages_name_the_function_of_the_library(call, own):
     with pytest.raises(sm.DTypeError, match=f"(Use|Write) .*{own}"):
         call()
+
+
+def test_every_open_function_is_named_for_its_namesake():
+    """Of the files of the functions, not of a list beside them."""
+    open_functions = [name for name, thing in vars(sm).items() if isinstance(thing, OpenFunction)]
+    assert {"solve", "norm", "factorize"} <= set(open_functions) <= set(_instead)
+    assert all(_instead[name] == f"sm.{name}" for name in open_functions)
+    assert all(hasattr(sm, call[3:]) for call in _instead.values() if call.startswith("sm."))
+
+
+@pytest.mark.parametrize("call, speaker", [
+    (lambda: sm.factorize(sm.Circulant(np.ones(3))), "factorize: A"),
+    (lambda: sm.factorize(sm.Toeplitz(np.ones(6)) + A), "factorize: A"),
+    (lambda: sm.norm(sm.Circulant([np.nan, 1.0]), 2), "norm: A"),
+    (lambda: sm.inverse(sm.Kronecker(np.eye(2), np.ones((2, 2)))), r"inverse: A\.factors\[1\]"),
+    (lambda: sm.separated_inverse(A, tol=-1.0), "separated_inverse: tol"),
+    (lambda: sm.Kronecker(*[np.ones((2**18, 1))] * 2) @ np.ones(1), "A @ x: size"),
+])  # fmt: skip
+def test_errors_name_the_function_that_was_called(call, speaker):
+    with pytest.raises(sm.SepmatError, match=f"^{speaker}"):
+        call()
+
+
+def test_no_function_is_sent_to_the_class_that_it_came_with():
+    """A class with a rule that this matrix does not meet is not among those that have one."""
+    B = sm.Toeplitz(np.ones(6)) + A
+    with pytest.raises(sm.UnsupportedError) as error:
+        sm.solve(B, np.ones(6))
+    assert "Sum(" in error.value.args[2] and "Toeplitz" in error.value.args[3] and ", Sum" not in error.value.args[3]

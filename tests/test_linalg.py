@@ -271,7 +271,7 @@ def test_norm(case, backend):
         corner = case.kind in (sm.Circulant, sm.SkewCirculant) and b.A.shape[0] != b.A.shape[1]
         for ord in ("fro", 1, np.inf, 2, "nuc"):
             if ord not in ORDERS[case.kind] or (corner and ord in (2, "nuc")):
-                refused(lambda: sm.norm(b.A, ord), "svdvals" if corner else "norm")  # noqa: B023
+                refused(lambda: sm.norm(b.A, ord), "norm")  # noqa: B023
                 continue
             found = sm.norm(b.A, ord)
             assert found.shape == () and dtype_of(found) == real(b.dtype)
@@ -403,7 +403,7 @@ def test_singular_matrices(xp, dtype):
 
 def test_singular_factor_is_named():
     three = [[1.0, 2, 3], [4, 5, 6], [7, 8, 9]]
-    with pytest.raises(sm.SingularMatrixError, match=r"solve: factors\[1\]: .*rcond"):
+    with pytest.raises(sm.SingularMatrixError, match=r"solve: A\.factors\[1\]: .*rcond"):
         sm.solve(sm.Kronecker(np.eye(2), three), np.ones(6))
     with pytest.raises(sm.SingularMatrixError, match=r"rank <= 4 < 6"):
         sm.solve(sm.Kronecker(np.ones((2, 3)), np.ones((3, 2))), np.ones(6))

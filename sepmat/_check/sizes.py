@@ -113,6 +113,13 @@ def check_bytes(shape: Sequence[int], itemsize: int, limit: int, where: str, adv
         )
 
 
+def check_product(shape: Sequence[int], itemsize: int, factors: Sequence[int] = ()) -> None:
+    """Refuse a product of which an array on the way is too large. factors: the first and the last one that it has met."""
+    names = " to ".join(str(i) for i in dict.fromkeys(factors))
+    why = f": factor{'s' * (len(set(factors)) > 1)} {names} made them this large" if names else ""
+    check_bytes(shape, itemsize, PRODUCT_LIMIT, "A @ x", f"Multiply fewer columns at a time{why}")
+
+
 def readable(count: int) -> str:
     """A number of bytes for people.
 

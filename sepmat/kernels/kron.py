@@ -57,8 +57,7 @@ def planned(p: plan.Chain, factors: Sequence[Any], x: Any, axis: int) -> Any:
         return reference.kron(factors, x, axis)
     if p.bytes > _check.PRODUCT_LIMIT:
         factor, m, _, before, after, *_ = p.largest
-        where, advice = f"kron_matmul (factor {factor})", "Multiply fewer columns at a time"
-        _check.check_bytes((before, m, after), x.itemsize, _check.PRODUCT_LIMIT, where, advice)
+        _check.check_product((before, m, after), x.itemsize, (factor,))
     y = run_chain(factors, p, x)
     if x.ndim == 1:
         return y.reshape(-1)
@@ -170,9 +169,9 @@ def _planned_sum(factors: Sequence[Any], scales: Any, x: Any, axis: int) -> Any:
 
 def planned_sum(p: plan.Terms, factors: Sequence[Any], x: Any, axis: int) -> Any:
     """NumPy arrays by this plan; factors: its stacks (terms, m_i, n_i)."""
-    rows, where, advice = math.prod(m for m, _ in p.shapes), "separated_matmul", "Multiply fewer columns at a time"
+    rows = math.prod(m for m, _ in p.shapes)
     for size in ((p.largest,), (p.left, rows, p.right)):
-        _check.check_bytes(size, x.itemsize, _check.PRODUCT_LIMIT, where, advice)
+        _check.check_product(size, x.itemsize)
     y = run_terms(factors, p, x)
     return y.reshape((*x.shape[:-1], rows) if axis == -1 else (*x.shape[:-2], rows, x.shape[-1]))
 

@@ -38,9 +38,7 @@ def chain(
     for i in order(shapes):
         before, after = left * math.prod(sizes[:i]), math.prod(sizes[i + 1 :]) * right
         sizes[i] = shapes[i][0]
-        where = f"kron_matmul (factor {i})"
-        step = (before, sizes[i], after)
-        _check.check_bytes(step, itemsize(x.dtype), _check.PRODUCT_LIMIT, where, "Multiply fewer columns at a time")
+        _check.check_product((before, sizes[i], after), itemsize(x.dtype), (i,))
         y = product(i, y, before, after)
     return array_namespace(y).reshape(y, (*lead, math.prod(sizes), *trail))
 
@@ -91,9 +89,7 @@ def separated(factors: Sequence[Array], scales: Array | None, x: Array, axis: in
     sizes = [F.shape[2] for F in factors]
     largest = max(1, left * right * max(rows, math.prod(sizes)))
     step = terms if _array.compiling() else max(1, min(terms, TERM_BLOCK // largest))  # one graph for all sizes
-    _check.check_bytes(
-        (step, largest), itemsize(x.dtype), _check.PRODUCT_LIMIT, "separated_matmul", "Multiply fewer columns at a time"
-    )
+    _check.check_product((step, largest), itemsize(x.dtype))
     total = None
     for start in range(0, terms, step):
         block = slice(start, min(start + step, terms))

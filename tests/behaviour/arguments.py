@@ -8,6 +8,7 @@ flag that takes "no" for True, or an error that names another function or an arg
 import collections
 import decimal
 import fractions
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -139,19 +140,8 @@ THEIRS = {
     ("schroedinger", "potential"),
     ("schroedinger", "interaction"),
 }
-# Functions whose errors another one may raise, since they only pass the argument on.
-SPEAKER = {
-    "A * s": {"s * A"},
-    "A[i, j]": {"block"},
-    "kron": {"Kronecker"},
-    "compress_displacement": {"displacement_form", "convert"},
-    "displacement_form": {"convert"},
-    "inverse_laplacian": {"exponential_sum"},
-    "radial_kernel": {"exponential_sum"},
-    "kronecker_preconditioner": {"compress"},
-    "separated_from_low_rank": {"LowRank"},
-    "separated_inverse": {"schulz_inverse"},
-}
+# Operators whose errors say how the other side writes them, or what they stand for.
+SPEAKER = {"A * s": {"s * A"}, "A[i, j]": {"block"}}
 NAMES = {name for _, good in CALLS.values() for name in good} | {
     "factors",
     "size",
@@ -204,7 +194,7 @@ def speaks(function: str, error: sm.SepmatError) -> None:
     where, arguments, *_ = error.args
     if where not in {function} | SPEAKER.get(function, set()):
         raise Wrong(f"{function} speaks as {where}")
-    unknown = {name.partition("[")[0] for name in arguments.split(" | ")} - NAMES
+    unknown = {re.match(r"\w*", name)[0] for name in arguments.split(" | ")} - NAMES
     if unknown:
         raise Wrong(f"{function} has no argument {', '.join(unknown)}")
 

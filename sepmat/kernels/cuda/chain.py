@@ -41,7 +41,7 @@ def kron(p: Plan, factors: Sequence[Array], x: Array, axis: int, products: Produ
     """(F_1 ⊗ … ⊗ F_d) along `axis` (-1 or -2) of x, by a plan of the sizes. Factors (m_i, n_i)."""
     y = x
     for step in p.passes:
-        _fits(step, 1, x, "kron_matmul")
+        _fits(step, 1, x)
         i, j = step.modes
         if step.kind == "kernel":
             y = products.kernel(step, [F[None, :, :] for F in factors[i:j]], y)
@@ -64,7 +64,7 @@ def separated(
     terms, d, y = factors[0].shape[0], len(factors), x
     for step in p.passes:
         (i, j), left, right = step.modes, step.left, step.right
-        _fits(step, 1 if i == 0 else terms, x, "separated_matmul")
+        _fits(step, 1 if i == 0 else terms, x)
         if step.kind == "kernel":
             y = products.kernel(step, factors[i:j], y)
             continue
@@ -102,8 +102,6 @@ def _shaped(p: Plan, y: Array, x: Array, axis: int) -> Array:
     return array_namespace(x).reshape(y, (*lead, math.prod(m for m, _ in p.shapes), *trail))
 
 
-def _fits(step: Pass, arrays: int, x: Array, where: str) -> None:
-    size = (arrays, step.left, step.m, step.right)
+def _fits(step: Pass, arrays: int, x: Array) -> None:
     i, j = step.modes
-    where += f" (factor {i})" if j == i + 1 else f" (factors {i} to {j - 1})"
-    _check.check_bytes(size, itemsize(x.dtype), _check.PRODUCT_LIMIT, where, "Multiply fewer columns at a time")
+    _check.check_product((arrays, step.left, step.m, step.right), itemsize(x.dtype), (i, j - 1))
