@@ -30,6 +30,7 @@ LAYERS = {
     "toeplitz": (3, 1),
     "kronecker_sum": (3, 2),
     "multilevel": (3, 2),
+    "fourier_basis": (3, 2),
     "separated": (3, 3),
     "algebra": (3, 4),
     "commuting": (3, 4),

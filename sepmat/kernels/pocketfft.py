@@ -13,7 +13,7 @@ from .._array import Array
 from . import plan_fft
 
 try:  # what scipy.fft calls: its own checks take as long as a transform of length 512
-    from scipy.fft._pocketfft import pypocketfft
+    from scipy.fft._pocketfft import pypocketfft as pypocketfft
 except ImportError:  # pragma: no cover - a SciPy that is built in another way
     pypocketfft = None
 
