@@ -16,6 +16,7 @@ from .algebra import relative_distance
 from .basic import Diagonal
 from .compress import compress
 from .errors import ShapeError, UnsupportedError, speaks
+from .fourier_basis import splitting
 from .functions import schulz_inverse
 from .kernels import fourier_nd
 from .kernels.terms import khatri_rao
@@ -26,7 +27,7 @@ from .matrix import Product, StructuredMatrix
 from .multilevel import MultilevelCirculant, MultilevelToeplitz
 from .nearest_kronecker import nearest_kronecker
 from .separated import Separated
-from .toeplitz import Circulant, SkewCirculant
+from .toeplitz import Circulant
 
 __all__ = ["kronecker_preconditioner", "separated_inverse", "strang", "superoptimal", "t_chan"]
 
@@ -95,10 +96,7 @@ def superoptimal(T: StructuredMatrix) -> Circulant:
     with _array.quiet():
         if not n:
             return Circulant._of(c=A.t, corner=(0, 0))
-        ahead, behind = A.t[n - 1 :], xp.concat((A.t[n - 1 : n], A.t[: n - 1]))  # t_k and t_{k-n}; for k = 0 both t_0
-        at_corner = xp.arange(n, dtype=xp.int64, device=A.device) == 0
-        C = _circulant(xp.where(at_corner, ahead, (ahead + behind) / 2))
-        S = SkewCirculant._of(c=(ahead - behind) / 2, corner=(n, n))
+        C, S = splitting(A.t)
 
         def projected(s: Array) -> Any:
             """c(S) of a skew-circulant: ((n - k) s_k - k s_k) / n."""
