@@ -81,14 +81,16 @@ def compress(
             f"condition number of the terms of A; the relative error is {fit.relative_error:.1e}",
         )
     elif not fit.converged:
-        missed = (
-            f"has not settled after {fit.iterations} steps" if tol is None else f"has not come down to tol = {tol:.1e}"
-        )
-        change = "set max_condition" if max_condition is None else "set a smaller max_condition"
+        if tol is None:
+            missed, change = f"has not settled after {fit.iterations} steps", "more terms"
+            other = "a larger penalty" if penalty else "a smaller max_condition" if max_condition else "max_condition"
+        else:
+            missed, change = f"has not come down to tol = {tol:.1e}", "a larger tol"
+            other = "a smaller penalty" if penalty else "a larger max_condition" if max_condition else "a rank"
         warn(
             ConvergenceWarning,
             f"compress: the fit {missed} (relative error {fit.relative_error:.1e}, condition number "
-            f"{fit.condition_number:.1e}); {change}, or allow more terms",
+            f"{fit.condition_number:.1e}); use {change}, or {other}",
         )
     return fit
 

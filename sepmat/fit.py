@@ -40,9 +40,11 @@ class Fit:
     def __repr__(self) -> str:
         share = self.num_parameters / max(1, math.prod(self.matrix.shape))
         optimal = "optimal" if self.optimal else "not proven optimal" if self.converged else "not converged"
+        kappa = self.condition_number or 1.0  # up to 1, nothing cancels
+        cancels = f"  κ {kappa:.3g}" if float(f"{kappa:.3g}") > 1 else ""
         return (
             f"{self.matrix._name():<36} {self.num_parameters:>9,} parameters ({share:7.2%} of dense)  "
-            f"relative error {self.relative_error:.3e}  {optimal}"
+            f"relative error {self.relative_error:.3e}{cancels}  {optimal}"
         )
 
 

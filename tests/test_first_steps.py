@@ -67,3 +67,17 @@ def test_no_function_is_sent_to_the_class_that_it_came_with():
     with pytest.raises(sm.UnsupportedError) as error:
         sm.solve(B, np.ones(6))
     assert "Sum(" in error.value.args[2] and "Toeplitz" in error.value.args[3] and ", Sum" not in error.value.args[3]
+
+
+@pytest.mark.parametrize("call", [
+    lambda x: sm.Identity(3) @ x,
+    lambda x: sm.Toeplitz(x) + sm.Identity(3),
+    lambda x: sm.Identity(3) @ sm.Toeplitz(x),
+    lambda x: sm.Kronecker(sm.Toeplitz(x), sm.Identity(2)),
+])  # fmt: skip
+def test_an_identity_among_tensors_is_told_of_like(call):
+    torch = pytest.importorskip("torch")
+    x = torch.ones(3, dtype=torch.float64, requires_grad=True)
+    with pytest.raises(sm.DTypeError, match=r"mixed libraries.* Use sm\.Identity\(n, like=x\)"):
+        call(x)
+    assert (sm.Identity(3, like=x) @ x).shape == (3,)

@@ -201,7 +201,9 @@ def same_place(where: str, named: Iterable[tuple[str, Array]]) -> None:
             continue
         if _array.library(a) != _array.library(b):
             advice = "Convert one of them explicitly"
-            if _array.is_torch(b) and b.requires_grad:
+            if not _array.size(a) or not _array.size(b):  # what has no numbers of its own
+                advice = "Use sm.Identity(n, like=x), x an array of the other library"
+            elif _array.is_torch(b) and b.requires_grad:
                 advice = "Build the matrix from torch tensors, so that gradients flow"
             raise DTypeError(
                 where,
