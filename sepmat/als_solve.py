@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -9,7 +10,7 @@ from . import _array, _check, errors
 from ._array import Array
 from .algebra import as_separated, relative_distance
 from .compress import check_condition, compress
-from .equations import Equations, Factors, Solution, solution
+from .equations import Equations, Factors, Reduction, Solution, solution
 from .errors import ConvergenceWarning, DTypeError, ShapeError, SingularMatrixError, speaks
 from .fit import Fit, check_tolerance
 from .matrix import StructuredMatrix
@@ -19,6 +20,7 @@ __all__ = ["als_solve"]
 
 BLOCK = 64  # terms
 LOOSE = 1e-2  # relative error to which a first guess is compressed
+SHARE = 0.01  # of a tolerance that the tensor train may use up which stands for what is reduced
 
 
 @speaks
@@ -125,8 +127,9 @@ def most_terms(shapes: Sequence[tuple[int, int]]) -> int:
     return max(1, math.prod(sizes) // max(1, *sizes))
 
 
-def warn(where: str, steps: str, error: float) -> None:
-    errors.warn(ConvergenceWarning, f"{where}: not converged after {steps}, at a relative error of {error:.3e}")
+def warn(where: str, steps: str, error: float, advice: str = "") -> None:
+    text = f"{where}: not converged after {steps}, at a relative error of {error:.3e}"
+    errors.warn(ConvergenceWarning, f"{text}; {advice}" if advice else text)
 
 
 # scaling ------------------------------------------------------------------------------------------------------------------
@@ -205,6 +208,7 @@ class Reducer:
     rank: int | None
     cap: float
     rng: Any
+    most: int = sys.maxsize  # terms; more are not looked for, and one more is returned
 
     def __call__(self, X: Separated, tol: float | None = None, start: Separated | None = None) -> Separated:
         most = min(most_terms(X.shapes), X.terms)
@@ -218,9 +222,9 @@ class Reducer:
             )
         equations, back = scaled(None, X)
         first = None if start is None or not start.terms else unknown(start, equations)
-        found = solution(
-            equations, rank, tol or 0.0, self.cap, self.rng, first, quick=tol is not None or first is not None
-        )
+        goal, quick = (tol or 0.0) * (1 - SHARE), tol is not None or first is not None
+        reduction = Reduction(equations.F, SHARE * (tol or 0.0))
+        found = solution(reduction, min(rank, self.most + 1), goal, self.cap, self.rng, first, quick)
         if (
             tol is not None
             and found.error > tol

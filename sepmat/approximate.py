@@ -6,8 +6,8 @@ from typing import Any
 
 from . import _array, _check
 from ._array import Array
-from .errors import BackendError, DTypeError
-from .fit import Fit, as_target, check_tolerance
+from .errors import DTypeError
+from .fit import Fit, as_target, check_tolerance, progress_bar
 from .nearest import nearest_circulant, nearest_hankel, nearest_low_rank, nearest_skew_circulant, nearest_toeplitz
 from .nearest_displacement import fit_displacement
 from .nearest_kronecker import nearest_kronecker
@@ -170,16 +170,6 @@ def approximate(
         raise DTypeError(where, "structures", got, "a list of names", f"Choose from {', '.join(STRUCTURES)}")
     names = [_check.as_choice(name, list(STRUCTURES), where, "structures") for name in names]
     candidates = [fit for name in dict.fromkeys(names) for fit in STRUCTURES[name](M, goal)]
-    fits = (candidate() for candidate in (_bar(candidates) if progress else candidates))
+    tried = progress_bar(where, "fit", candidates) if progress else candidates
+    fits = (candidate() for candidate in tried)
     return sorted(filter(goal.accepts, fits), key=goal.order)
-
-
-def _bar(candidates: list[Candidate]) -> Iterable[Candidate]:
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        raise BackendError(
-            "approximate", "progress", "tqdm is not installed", "tqdm", "Use pip install 'sepmat[files]'"
-        ) from None
-    bar: Iterable[Candidate] = tqdm(candidates, desc="approximate", unit="fit")
-    return bar

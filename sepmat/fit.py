@@ -2,11 +2,12 @@
 
 import dataclasses
 import math
+from collections.abc import Iterable
 from typing import Any
 
 from . import _array, _check
 from ._array import Array
-from .errors import DTypeError, PrecisionWarning, warn
+from .errors import BackendError, DTypeError, PrecisionWarning, warn
 from .matrix import StructuredMatrix
 from .separated import Separated
 
@@ -121,3 +122,13 @@ def svd(M: Array) -> tuple[Array, Array, Array]:
         return U, s, V
     U, s, Vt = xp.linalg.svd(M, full_matrices=False)
     return U, s, xp.matrix_transpose(Vt)
+
+
+def progress_bar(where: str, unit: str, items: Iterable[Any] | None = None) -> Any:
+    """A bar on stderr over items, or to be updated by hand. Raises BackendError without tqdm."""
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        advice = "Use pip install 'sepmat[files]'"
+        raise BackendError(where, "progress", "tqdm is not installed", "tqdm", advice) from None
+    return tqdm(items, desc=where, unit=unit)

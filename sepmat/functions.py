@@ -4,7 +4,9 @@ Every iterate is a sum of few Kronecker products, what a product makes of it is 
 the size of the matrix is formed (Beylkin & Mohlenkamp 2005).
 """
 
+import contextlib
 import math
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +17,7 @@ from .als_solve import Reducer, capped, finite, relative_size, shaped, spectral_
 from .compress import check_condition
 from .equations import lengths
 from .errors import ArgumentError, ShapeError, SingularMatrixError, speaks
-from .fit import Fit, check_tolerance
+from .fit import Fit, check_tolerance, progress_bar
 from .linalg import norm, trace
 from .matrix import StructuredMatrix
 from .separated import Separated
@@ -29,6 +31,7 @@ TRIES = 4  # how often
 LOOSE = 0.1  # the largest relative error of a compression
 CHECKS = 12  # steps of power iteration on I − A X_0
 DIVERGED = 10.0  # a relative residual
+MOST = 120  # terms times factors that an iterate of a sign may have, of three factors and more: a step beyond takes minutes
 
 Terms = Any  # a Separated, as its sums, products and multiples are again, which their types do not say
 
@@ -78,7 +81,7 @@ def schulz_inverse(
         def eps(X: Terms) -> float:
             return SHARE * tol / max(1.0, bound * relative_size(X, I, where))
 
-        X, error, steps = _newton(reduce, X, lambda X: M @ X, 1.0, I, tol, eps)
+        X, error, steps, _ = _newton(reduce, X, lambda X: M @ X, 1.0, I, tol, eps)
         if start is not None and not error < DIVERGED:
             raise _does_not_converge(where, f"‖I − A X‖ grew to {error:.2g} times ‖I‖")
         if error < tol:  # the last step may have done more than was asked for
@@ -88,7 +91,14 @@ def schulz_inverse(
 
 
 @speaks
-def sign(A: StructuredMatrix, tol: float, shift: float = 0.0, max_condition: float | None = None, seed: Any = 0) -> Fit:
+def sign(
+    A: StructuredMatrix,
+    tol: float,
+    shift: float = 0.0,
+    max_condition: float | None = None,
+    seed: Any = 0,
+    progress: bool = False,
+) -> Fit:
     """S ≈ sign(A − shift I), by S ← S + S (I − S²) / 2 from (A − shift I) / β with compression at each step, β >= ‖A − shift I‖₂.
 
     For a Hermitian A (or one with real eigenvalues, near to normal): S has its eigenvectors, the eigenvalue 1 above the
@@ -97,7 +107,12 @@ def sign(A: StructuredMatrix, tol: float, shift: float = 0.0, max_condition: flo
 
     Fit.relative_error is the larger of ‖I − S²‖_F / ‖I‖_F and ‖B S − S B‖_F / ‖B S‖_F, B = A − shift I: both vanish for the
     sign only (up to the signs of eigenvalues closer to the shift than the tolerance tells). Where they miss tol, all is
-    done again with tighter compression. Warns with ConvergenceWarning, raises as `schulz_inverse` does.
+    done again with tighter compression.
+
+    Where the eigenvalues of the terms tell that B is definite, S = ±I at once. Else the terms of the iterates decide how
+    long it takes: they are most half-way and stop the iteration, with a ConvergenceWarning, beyond 120 / d for d >= 3
+    factors; a shift in a wider gap and a larger tol need fewer. progress: a bar on stderr, a step at a time (needs tqdm).
+    Warns with ConvergenceWarning, raises as `schulz_inverse` does, and BackendError without tqdm.
 
     >>> import numpy as np, sepmat as sm
     >>> A = sm.KroneckerSum(np.diag([1.0, 4.0]), np.diag([2.0, 6.0]))  # 3, 7, 6, 10
@@ -110,26 +125,32 @@ def sign(A: StructuredMatrix, tol: float, shift: float = 0.0, max_condition: flo
     tol = check_tolerance(tol, M.factors[0], where)
     cap, rng = check_condition(max_condition, where), _check.as_generator(seed, where)
     shift = _check.as_real(shift, where, "shift")
+    bar = progress_bar(where, "step") if _check.as_flag(progress, where, "progress") else None
     if not M.shape[0]:
         return _empty(A, M)
-    with _array.quiet():
+    with _array.quiet(), contextlib.nullcontext() if bar is None else bar:
         I = identity(M)
         B = (M - I * shift).merged()
         B = B / _nonzero(norm_bound(B), M, where)
-        reduce, eps, total = Reducer(where, None, cap, rng), SHARE * tol, 0
+        most = MOST // len(B.factors) if len(B.factors) > 2 else sys.maxsize
+        reduce, eps, total = Reducer(where, None, cap, rng, most), SHARE * tol, 0
 
         def error_of(S: Terms) -> float:
             return max(relative_distance(I, S @ S), relative_distance(B @ S, S @ B))
 
+        lower, upper = _eigenvalue_bounds(B)
+        if lower > 0 or upper < 0:
+            return _fit(I if lower > 0 else -1.0 * I, dtype, error_of, tol, 0, where, reduce.cap)
         best, least = B, error_of(B)
         for _ in range(TRIES):
-            S, _, steps = _newton(reduce, B, lambda S: S @ S, 0.5, I, tol, lambda S: eps)  # noqa: B023
+            S, _, steps, grown = _newton(reduce, B, lambda S: S @ S, 0.5, I, tol, lambda S: eps, bar)  # noqa: B023
             error, total = error_of(S), total + steps
             best, least = (S, error) if error < least else (best, least)
-            if least <= tol or eps == attainable(0.0):
+            if least <= tol or eps == attainable(0.0) or grown:
                 break
             eps = attainable(eps / FINER)
-        return _fit(best, dtype, error_of, tol, total, where, reduce.cap)
+        advice = f"it needs more than {most} terms: try a shift in a wider gap, or a larger tol" if grown else ""
+        return _fit(best, dtype, error_of, tol, total, where, reduce.cap, advice=advice)
 
 
 @speaks
@@ -185,20 +206,32 @@ def _newton(
     I: Terms,
     tol: float,
     eps: Callable[[Terms], float],
-) -> tuple[Terms, float, int]:
-    """X ← X + factor X (I − product(X)) until I − product(X) is tol: (the best X, that relative error, steps)."""
+    bar: Any = None,
+) -> tuple[Terms, float, int, bool]:
+    """X ← X + factor X (I − product(X)) until I − product(X) is tol: (the best X, that relative error, steps, grown).
+
+    grown: more terms were needed than reduce.most. bar: shows every step.
+    """
     Y, steps, limit = product(X), 0, 2 * math.ceil(math.log2(1 / attainable(tol))) + 16
     error = relative_distance(I, Y)
-    best, least = X, error
+    best, least, grown = X, error, False
     while tol < error < DIVERGED and steps < limit:
         E = I - Y
         if E.terms * X.terms > TERMS:
             E = reduce(E, min(LOOSE, SHARE * tol / error))
-        X = reduce(X + factor * (X @ E), min(LOOSE, attainable(eps(X))), X)
-        Y, steps = product(X), steps + 1
+        grown = E.terms > max(reduce.most, Y.terms + 1)
+        if not grown:
+            X, steps = reduce(X + factor * (X @ E), min(LOOSE, attainable(eps(X))), X), steps + 1
+            grown = X.terms > reduce.most
+        if bar is not None:
+            bar.set_postfix(terms=X.terms, error=f"{error:.1e}", refresh=False)
+            bar.update()
+        if grown:
+            break
+        Y = product(X)
         error = relative_distance(I, Y)
         best, least = (X, error) if error < least else (best, least)
-    return best, error if not error < DIVERGED else least, steps
+    return best, error if not error < DIVERGED else least, steps, grown
 
 
 def _squared_taylor(reduce: Reducer, B: Terms, I: Terms, squarings: int, eps: float) -> tuple[Terms, int, int]:
@@ -277,6 +310,23 @@ def in_dtype(X: Separated, dtype: Any) -> Separated:
     return X._in_precision(dtype) if X._is_complex else X.astype(_array.real_dtype(X.xp, dtype))
 
 
+def _eigenvalue_bounds(A: Separated) -> tuple[float, float]:
+    """Numbers below and above all eigenvalues of a sum of Hermitian terms of norm 1 or so, from those of the factors; else (−inf, inf)."""
+    xp, n = A.xp, max(n for n, _ in A.shapes)
+    lower, upper = xp.real(A._weights), xp.real(A._weights)
+    if A._is_complex and bool(xp.any(xp.imag(A._weights) != 0)):
+        return -math.inf, math.inf
+    for F in A.factors:
+        H = (F + _array.adjoint(F)) / 2
+        if bool(xp.any(lengths(F - H) > 4 * n * 2.0**-53 * lengths(F))):
+            return -math.inf, math.inf
+        values = xp.linalg.eigvalsh(H)
+        ends = xp.stack([end * values[:, i] for end in (lower, upper) for i in (0, -1)])
+        lower, upper = xp.min(ends, axis=0), xp.max(ends, axis=0)
+    margin = 8 * n * len(A.factors) * 2.0**-53 * _array.to_float(xp.sum(xp.abs(A._weights)))
+    return _array.to_float(xp.sum(lower)) - margin, _array.to_float(xp.sum(upper)) + margin
+
+
 def identity(A: Separated) -> Terms:
     xp = A.xp
     units = tuple(xp.eye(n, dtype=A.dtype, device=A.device)[None, :, :] for n, _ in A.shapes)
@@ -311,12 +361,13 @@ def _fit(
     where: str,
     cap: float,
     exponent: Any = None,
+    advice: str = "",
 ) -> Fit:
     """e^exponent X in the precision of a dtype, κ <= cap, with its error."""
     X = capped(in_dtype(X, dtype), cap)
     error, kappa = error_of(double(X)), X.condition_number
     if not error <= tol:
-        warn(where, f"{steps} steps with {X.terms} terms", error)
+        warn(where, f"{steps} steps with {X.terms} terms", error, advice)
     if exponent is not None:
         scales = X._weights * _array.astype(X.xp.exp(exponent), X.dtype)
         X = Separated._of(factors=X.factors, scales=scales)

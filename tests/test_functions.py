@@ -16,6 +16,7 @@ from limits import LIMITS
 import sepmat as sm
 from sepmat._bounds import BOUNDS
 from sepmat.algebra import relative_distance
+from sepmat.als_solve import Reducer
 
 U = 2.0**-53
 SIZES = {1: (5,), 2: (4, 3), 3: (3, 4, 2), 4: (2, 3, 2, 3)}
@@ -277,6 +278,37 @@ def test_sign_without_an_answer():
             fit = sm.sign(A, 1e-6, shift=shift)
         assert len(caught) == 1 and not fit.converged and fit.relative_error > 1e-6
         assert np.all(np.isfinite(dense(fit.matrix)))
+
+
+def test_sign_of_what_is_definite_needs_no_step():
+    """Every term is, or outweighs the others: found from the eigenvalues of the factors, for any number of factors."""
+    for A, shift, expected in (
+        (sm.laplacian(10, 6), 0.0, 1),
+        (laplacian(5, 4, 3), 13.0, -1),
+        (laplacian(4, 3), 0.5, 1),
+    ):
+        fit = sm.sign(A, 1e-6, shift=shift)
+        I = sm.Separated([np.eye(m)[None] for m, _ in fit.matrix.shapes])
+        assert fit.converged and fit.iterations == 0 and relative_distance(expected * I, fit.matrix) <= 1e-14
+    F = np.array([[1.0, 0.5], [0.0, 1.0]])  # not Hermitian: the eigenvalues of its Hermitian part say nothing
+    assert sm.sign(sm.KroneckerSum(F, F), 1e-6).iterations > 0
+
+
+def test_sign_ends_where_terms_grow(capsys):
+    with pytest.warns(sm.ConvergenceWarning, match=r"sign: .* more than 12 terms: try a shift in a wider gap"):
+        fit = sm.sign(laplacian(*[4] * 10), 1e-5, shift=17.05, progress=True)
+    assert not fit.converged and 0 < fit.iterations <= 4 and np.isfinite(fit.relative_error)
+    shown = capsys.readouterr().err
+    assert "sign" in shown and f"{fit.iterations}step" in shown and "terms=" in shown
+
+
+def test_many_terms_are_reduced_to_round_off():
+    """Beyond 256 columns too, where Gram matrices used to keep half of the digits."""
+    A = laplacian(5, 4, 3)
+    S = functools.reduce(lambda X, Y: X @ Y, [A] * 6)
+    assert S.terms == 729
+    X = Reducer("test", None, math.inf, np.random.default_rng(0))(S, 1e-12)
+    assert X.terms < 40 and relative_distance(S, X) <= 1e-12
 
 
 # --- expm ------------------------------------------------------------------------------------------------------------------------

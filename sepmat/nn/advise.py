@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from .. import _check
 from ..approximate import approximate
-from ..errors import ArgumentError, BackendError
+from ..errors import ArgumentError
+from ..fit import progress_bar
 from .adapted import AdaptedLinear, features, freeze, is_linear, linear_layers, modules_named, replace, update_beside
 from .contract import Parametrisation
 from .from_delta import as_delta
@@ -241,7 +242,7 @@ def advise(
     changes = {name: as_delta(M, where) for name, M in given.items()}
     share = budget / len(changes)
     found = {}
-    for name, M in _bar(changes.items(), progress):
+    for name, M in progress_bar(where, "layer", changes.items()) if progress else changes.items():
         found[name] = [c for k in SHARES for c in _candidates(M, int(k * share), tried, seed)]
     norms = {name: float(torch.linalg.norm(M)) for name, M in changes.items()}
     layers = []
@@ -255,18 +256,6 @@ def advise(
         expected = "enough for the smallest structure of one layer"
         raise ArgumentError(where, "max_parameters", str(budget), expected, f"Try {max(smallest, budget + 1)} or more")
     return Advice(tuple(layers))
-
-
-def _bar(items: Any, progress: bool) -> Any:
-    if not progress:
-        return items
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        raise BackendError(
-            "advise", "progress", "tqdm is not installed", "tqdm", "Use pip install 'sepmat[files]'"
-        ) from None
-    return tqdm(items, desc="advise", unit="layer")
 
 
 def _candidates(M: Tensor, budget: int, tried: list[type[Parametrisation]], seed: Any) -> list[_Candidate]:
