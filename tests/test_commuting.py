@@ -8,6 +8,8 @@ from test_contract import DTYPES
 import sepmat as sm
 from sepmat._bounds import BOUNDS
 
+U = 2.0**-53
+
 
 def hermitian(rng, n, dtype):
     H = rng.standard_normal((n, n)) + (1j * rng.standard_normal((n, n)) if "complex" in dtype else 0)
@@ -43,11 +45,53 @@ def polynomial(rng, a, dtype):
     return L @ L + L + sm.Identity(64, like=a(np.ones(1, dtype))) + 0.0 * L
 
 
+def element(n, dtype, kind):
+    """Stiffness and mass matrices of linear elements on n intervals of unequal lengths, a row and column at one end fixed."""
+    h = np.linspace(1.0, 2.0, n) / n
+    local = {"K": [[1.0, -1.0], [-1.0, 1.0]], "M": [[2.0, 1.0], [1.0, 2.0]]}[kind]
+    total = np.zeros((n + 1, n + 1))
+    for i, step in enumerate(h):
+        total[i : i + 2, i : i + 2] += np.asarray(local) * (1 / step if kind == "K" else step / 6)
+    phase = np.exp(1j * np.arange(n)) if "complex" in dtype else np.ones(n)
+    return (phase[:, None] * total[1:, 1:] * phase.conj()).astype(dtype)
+
+
+def elements(*sizes, shift=0.0):
+    """Σ_i M ⊗ … ⊗ K_i ⊗ … ⊗ M − shift M ⊗ … ⊗ M."""
+
+    def make(rng, a, dtype):
+        K, M = ([a(element(n, dtype, kind)) for n in sizes] for kind in "KM")
+        whole = sm.Kronecker(*M)
+        A = -shift * whole if shift else 0.0 * whole
+        for i in range(len(sizes)):
+            A = A + sm.Kronecker(*M[:i], K[i], *M[i + 1 :])
+        return sm.convert(A, sm.Separated)
+
+    make.__name__ = f"elements{sizes}"
+    return make
+
+
+def negative(rng, a, dtype):
+    """The definite factor may be the negative one, of any place its own."""
+    H = [hermitian(rng, n, dtype) for n in (4, 5)]
+    M = [hermitian(rng, n, dtype) for n in (4, 5)]
+    M = [(X @ X + np.eye(len(X))).astype(dtype) for X in M]
+    return sm.Kronecker(a(H[0]), a(-M[1])) + sm.Kronecker(a(-M[0]), a(H[1])) + sm.Kronecker(a(M[0]), a(M[1]))
+
+
 MATRICES = [noisy, indefinite, normal_equations, polynomial]
+CONGRUENT = [
+    elements(9, shift=9.0),
+    elements(5, 7),
+    elements(4, 3, 5),
+    elements(3, 2, 1, 4),
+    elements(6, 5, shift=9.0),
+    negative,
+]
 
 
 @pytest.mark.parametrize("backend", DTYPES)
-@pytest.mark.parametrize("make", MATRICES)
+@pytest.mark.parametrize("make", MATRICES + CONGRUENT)
 def test_against_the_dense_matrix(make, backend, rng):
     xp = namespace(backend)
     for dtype in DTYPES[backend]:
@@ -66,6 +110,10 @@ def test_against_the_dense_matrix(make, backend, rng):
         sign, logabs = sm.slogdet(A)
         s, l = np.linalg.slogdet(D)
         check(abs(host(sign) - s) + abs(host(logabs) - l), n * kappa, 30, dtype, "commuting terms: slogdet")
+        if make in CONGRUENT:
+            with pytest.raises(sm.UnsupportedError, match="do not commute"):
+                sm.eigvals(A)
+            continue
         values = np.sort_complex(host(sm.eigvals(A)))
         check(
             np.abs(values - np.sort_complex(np.linalg.eigvals(D))).max(),
@@ -78,7 +126,8 @@ def test_against_the_dense_matrix(make, backend, rng):
 
 REFUSED = [
     (lambda rng: sm.Kronecker(rng.standard_normal((3, 3)), np.eye(2)) + sm.Identity(6), "not Hermitian"),
-    (lambda rng: sm.Kronecker(np.diag([1.0, 2.0]), np.ones((2, 2))) + sm.Kronecker(np.ones((2, 2)), np.eye(2)), "not commute"),
+    (lambda rng: sm.Kronecker(np.diag([1.0, -2.0]), np.ones((2, 2))) + sm.Kronecker(np.ones((2, 2)), np.eye(2)), "not commute"),
+    (lambda rng: sm.Kronecker(*[kernel(9, 0.4, "float64")] * 2) + sm.Kronecker(*[hermitian(rng, 9, "float64")] * 2), "not commute"),
     (lambda rng: sm.Separated([np.ones((2, 2, 3)), np.ones((2, 3, 2))]), "rectangular"),
 ]  # fmt: skip
 
@@ -97,7 +146,9 @@ def test_a_nearly_common_basis_is_none(rng):
     E = hermitian(rng, 6, "float64") * 1e-10
     F = Q @ np.diag(np.arange(1.0, 7)) @ Q.T
     G = Q @ np.diag(np.arange(7.0, 1, -1) ** 2) @ Q.T
-    exact, near = (sm.Kronecker(F, F) + sm.Kronecker((H + H.T) / 2, np.eye(6)) for H in (G, G + E))
+    exact, near = (
+        sm.Kronecker(F, F) + sm.Kronecker((H + H.T) / 2, np.eye(6)) + sm.Kronecker(np.eye(6), F) for H in (G, G + E)
+    )
     assert np.allclose(exact @ sm.solve(exact, np.ones(36)), 1)
     with pytest.raises(sm.UnsupportedError, match="not commute"):
         sm.solve(near, np.ones(36))
@@ -118,6 +169,73 @@ def test_extreme_scales():
     assert np.isclose(sm.slogdet(big)[1], sm.slogdet(A)[1] - 16 * 50 * np.log(10))
 
 
+def test_definite_factors_of_any_condition(rng):
+    """The residual grows with κ(M)² κ(A) u and not before; beyond 1/√u there is no rule."""
+    n, u = 8, 2.0**-53
+    K = hermitian(rng, n, "float64")
+    Q = np.linalg.qr(rng.standard_normal((n, n)))[0]
+    for kappa in (1e1, 1e3, 1e5, 1e7):
+        M = (Q * np.geomspace(1, 1 / kappa, n)) @ Q.T
+        M = (M + M.T) / 2
+        A = sm.Kronecker(K, M) + sm.Kronecker(M, K)
+        D = A.to_dense()
+        if kappa**2 > u**-0.5 * 1.1:
+            with pytest.raises(sm.UnsupportedError, match=r"(ill|well)-conditioned"):
+                sm.solve(A, np.ones(n * n))
+            continue
+        x0 = rng.standard_normal(n * n)
+        for b in (D @ x0, x0):
+            x = sm.solve(A, b)
+            scale = 2 * np.linalg.norm(K, 2) * np.linalg.norm(M, 2) * (1 + u * kappa**4 * np.linalg.cond(D))
+            check(np.linalg.norm(b - D @ x), scale * np.linalg.norm(x), n, "float64", "commuting terms: solve, by κ(M)")
+
+
+def test_eigenvalues_are_right_to_the_size_of_the_terms(rng):
+    """c n u Σ |s_l| Π ‖F_i^l‖₂, where terms cancel more than n u ‖A‖."""
+    F, G = hermitian(rng, 5, "float64"), hermitian(rng, 6, "float64")
+    s = 2.0**30
+    A = s * sm.Kronecker(F, G) + sm.Separated(
+        [((-s * F) + np.eye(5))[None], G[None]]
+    )  # I ⊗ G, up to the rounding of F + I/s
+    Fl, Gl = F.astype(np.longdouble), G.astype(np.longdouble)
+    D = np.kron(s * Fl, Gl) + np.kron((-s * F + np.eye(5)).astype(np.longdouble), Gl)
+    exact = np.linalg.eigvalsh(D.astype(float))
+    error = np.abs(np.sort(sm.eigvals(A).real) - exact).max()
+    sizes = 2 * s * np.linalg.norm(F, 2) * np.linalg.norm(G, 2)
+    check(error, sizes, 6, "float64", "commuting terms: eigvals that cancel")
+    assert error > 100 * 30 * U * np.linalg.norm(exact, np.inf)  # so the bound by ‖A‖ would be false
+
+
+@pytest.mark.parametrize("dtype", ["float64", "complex128"])
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")  # torch's own
+def test_gradients_of_slogdet(dtype):
+    """Reverse and forward mode, first and second order, for commuting terms and after a congruence, with phases."""
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(4)
+    K, M = ([torch.tensor(hermitian(rng, n, dtype)) for n in (3, 2)] for _ in "KM")
+    M = [X @ X.mH + torch.eye(len(X), dtype=X.dtype) for X in M]
+    one = torch.ones(1, dtype=M[0].dtype)
+
+    def herm(X):
+        return (X + X.mH) / 2
+
+    def congruent(K, M):
+        return sm.slogdet(sm.Kronecker(herm(K), M1) + 0.5 * sm.Kronecker(herm(M), K1)).logabsdet
+
+    def commuting(K, s):
+        s = s * one
+        A = sm.Kronecker(herm(K), K1) + s[0] * sm.Identity(6, like=one)
+        sign, logabs = sm.slogdet(A)
+        return (logabs, torch.view_as_real(sign)) if dtype == "complex128" else logabs
+
+    M1, K1 = M[1], K[1]
+    s = torch.tensor(0.7 + (0.2j if dtype == "complex128" else 0), dtype=M[0].dtype)
+    for f, inputs in ((congruent, (K[0], M[0])), (commuting, (K[0], s))):
+        inputs = tuple(x.clone().requires_grad_() for x in inputs)
+        assert torch.autograd.gradcheck(f, inputs, check_forward_ad=True)
+        assert torch.autograd.gradgradcheck(f, inputs)
+
+
 def test_gradients_of_first_and_second_order():
     torch = pytest.importorskip("torch")
     rng = np.random.default_rng(3)
@@ -129,5 +247,14 @@ def test_gradients_of_first_and_second_order():
 
     inputs = (F.requires_grad_(), b.requires_grad_())
     assert torch.autograd.gradcheck(x, inputs) and torch.autograd.gradgradcheck(x, inputs)
-    with pytest.raises(sm.UnsupportedError, match="gradient"):
-        sm.slogdet(sm.Kronecker(F, G) + 0.5 * sm.Identity(6, like=one))
+    for f in (sm.inverse, sm.eigvals):
+        with pytest.raises(sm.UnsupportedError, match="gradient"):
+            f(sm.Kronecker(F, G) + 0.5 * sm.Identity(6, like=one))
+
+    M = G @ G + torch.eye(2, dtype=torch.float64)
+
+    def y(F, M, b):  # after a congruence
+        return sm.solve(sm.Kronecker((F + F.T) / 2, (M + M.T) / 2) + sm.Kronecker(F @ F.T + torch.eye(3), G), b)
+
+    inputs = (F, M.requires_grad_(), b)
+    assert torch.autograd.gradcheck(y, inputs) and torch.autograd.gradgradcheck(y, inputs)
