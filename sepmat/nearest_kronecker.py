@@ -270,7 +270,7 @@ def _block_row(blocks: Array, i: int) -> Array | None:
     """The rows (i, j), i <= j, of R(M) for M given as (p, q, p, q); None where M is not symmetric there."""
     xp, (p, q, _, _) = _array.array_namespace(blocks), blocks.shape
     R = xp.reshape(xp.permute_dims(blocks[i, :, i:, :], (1, 0, 2)), (p - i, q * q))
-    mirrored = xp.matrix_transpose(xp.asarray(blocks[i:, :, i, :], copy=True))
+    mirrored = xp.matrix_transpose(_array.copy(blocks[i:, :, i, :]))
     return R if bool(xp.all(xp.reshape(R, (p - i, q, q)) == mirrored)) else None
 
 

@@ -54,8 +54,8 @@ def to_numpy(x: Array) -> Any:
     """A NumPy copy or view of any array, wherever it lives, without its gradient; DTypeError where torch.vmap runs over it."""
     if is_torch(x):
         with _outside_transforms():
-            x = _unwrapped(x).detach().cpu().resolve_conj().resolve_neg()
-            return x.float().numpy() if is_half(x.dtype) else x.numpy()  # NumPy has no bfloat16
+            x = _unwrapped(x)
+            return (x.float() if is_half(x.dtype) else x).numpy(force=True)  # NumPy has no bfloat16
     return x.get() if is_cupy(x) else np.asarray(x)
 
 
@@ -119,9 +119,22 @@ def shares_with_numpy(*tensors: Array) -> bool:
     for t in tensors:
         if type(t) is not torch.Tensor or t.device.type != "cpu" or t.dtype not in _shared_dtypes(torch):
             return False
-        if (gradients and t.requires_grad) or t.is_conj() or t.is_neg():
+        if (gradients and t.requires_grad) or t.is_conj() or t.is_neg() or t._is_zerotensor():
             return False
     return not _transformed(torch)
+
+
+def odd_tensor(x: Array) -> str:
+    """What keeps a tensor from being an array of numbers in a plain layout; an empty string where nothing does."""
+    torch = sys.modules["torch"]
+    kinds = {
+        "uninitialised": torch.nn.parameter.is_lazy,
+        "masked": lambda x: type(x).__name__ == "MaskedTensor",
+        "nested": lambda x: x.is_nested,
+        "quantized": lambda x: x.is_quantized,
+        "sparse": lambda x: x.layout is not torch.strided,
+    }
+    return next((kind for kind, found in kinds.items() if found(x)), "")
 
 
 def is_tensor_beside(x: Any, like: Array) -> bool:

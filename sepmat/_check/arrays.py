@@ -15,6 +15,11 @@ NESTED = 64  # axes that an array of NumPy can have
 
 _NATIVE = {np.dtype(name) for name in ("float32", "float64", "complex64", "complex128")}  # need no further look
 _TENSORS = ("float32", "float64", "complex64", "complex128", "float16", "bfloat16")
+_PLAIN = {
+    "quantized": "Use .dequantize()",
+    "masked": "Use .to_tensor(value)",
+    "uninitialised": "Call its module once, or give it a shape by materialize()",
+}
 _SCALARS = (bool, int, float, complex)
 _DIMENSIONS = {0: "a scalar (0-D)", 1: "a vector (1-D)", 2: "a matrix (2-D)", 3: "a stack of matrices (3-D)"}
 
@@ -101,11 +106,10 @@ def _raw(x: Any, where: str, name: str, like: Array | None) -> Array:
 
 def _dense_tensor(x: Array, where: str, name: str) -> None:
     """A tensor of numbers in a plain layout."""
-    kinds = {"nested": x.is_nested, "quantized": x.is_quantized, "sparse": str(x.layout) != "torch.strided"}
-    for kind, found in kinds.items():
-        if found:
-            advice = "Use .dequantize()" if kind == "quantized" else "Use .to_dense()"
-            raise DTypeError(where, name, f"a {kind} tensor", "a dense array", advice)
+    kind = _array.odd_tensor(x)
+    if kind:
+        advice = _PLAIN.get(kind, "Use .to_dense()")
+        raise DTypeError(where, name, f"{'an' if kind[0] in 'aeiou' else 'a'} {kind} tensor", "a dense array", advice)
     if (x.is_floating_point() or x.is_complex()) and _array.dtype_name(x.dtype) not in _TENSORS:
         raise DTypeError(where, name, f"dtype {x.dtype}", ", ".join(_TENSORS), f"Use {name}.to(torch.float32)")
 

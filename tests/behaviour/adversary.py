@@ -484,6 +484,12 @@ def tensors():
     yield "uint16", lambda b: sm.Dense(torch_().ones(2, 2, dtype=torch_().uint16)) @ torch_().ones(2, dtype=torch_().float64), Value([2.0, 2]), "product"
     yield "quantized", lambda b: sm.Dense(quietly(lambda: torch_().quantize_per_tensor(torch_().ones(2, 2), 0.1, 0, torch_().qint8))), Refusal(TypeError, "A", "qint8|quantized", "."), "build"
     yield "nested", lambda b: sm.Dense(quietly(lambda: torch_().nested.nested_tensor([torch_().ones(2), torch_().ones(3)]))), Refusal((TypeError, ValueError), "A", "nested", "."), "build"
+    yield "uninitialised", lambda b: sm.Diagonal(torch_().nn.parameter.UninitializedParameter()), Refusal(TypeError, "d", "uninitialised", "module once"), "build"
+    yield "uninitialised x", lambda b: K(b) @ torch_().nn.parameter.UninitializedParameter(), Refusal(TypeError, "x", "uninitialised", "module once"), "product"
+    yield "masked", lambda b: sm.Diagonal(masked(b)), Refusal(TypeError, "d", "a masked tensor", "to_tensor"), "build"
+    yield "masked x", lambda b: sm.Dense(t(b)) @ masked(b), Refusal(TypeError, "x", "a masked tensor", "to_tensor"), "product"
+    yield "zeros without memory", lambda b: (lambda z: sm.Kronecker(z, t(b, S4)) @ t(b, X12))(torch_()._efficientzerotensor((3, 3), dtype=torch_().float64)), Value(np.zeros(12)), "product"
+    yield "fit of what requires a gradient", asked_to_warn, TRUE, "fit"
     yield "inference mode", inference, TRUE, "product"
     yield "no_grad", lambda b: no_grad(b), TRUE, "product"
     for name, f in TRANSFORMED.items():
@@ -522,6 +528,20 @@ def tensors():
     yield "tensor + A", lambda b: t(b) + sm.Dense(t(b)), Refusal(TypeError, None, "."), "other"
     yield "torch.sum(A)", lambda b: torch_().sum(sm.Dense(t(b))), Refusal(TypeError, None, "."), "other"
     yield "torch.linalg.solve(A)", lambda b: torch_().linalg.solve(sm.Dense(t(b)), t(b, X3)), Refusal(TypeError, None, "."), "other"
+
+
+def masked(b):
+    return quietly(lambda: _torch().masked.masked_tensor(tensor(b, X3, "float64"), _torch().tensor([True, False, True])))
+
+
+def asked_to_warn(b):
+    """torch warns of some things once in a process; here each time."""
+    before = _torch().is_warn_always_enabled()
+    _torch().set_warn_always(True)
+    try:
+        return sm.nearest_kronecker(tensor(b, np.kron(S3, S4), "float64", True), ((3, 3), (4, 4)), 1).relative_error < 1e-15
+    finally:
+        _torch().set_warn_always(before)
 
 
 def subclass():
