@@ -261,6 +261,28 @@ def test_double_inputs_are_not_rounded():
 # modules ------------------------------------------------------------------------------------------------------------------
 
 
+def test_a_state_dict_knows_its_structure(tmp_path):
+    """circulant, skew_circulant and symmetric_toeplitz have parameters of the same name and shape."""
+    names = ("circulant", "skew_circulant", "symmetric_toeplitz")
+    for cls in (snn.StructuredLinear, snn.StructuredUpdate):
+        for name in names:
+            torch.save({"state": cls(6, 4, name).state_dict()}, tmp_path / "s.pt")
+            state = torch.load(tmp_path / "s.pt", weights_only=True)["state"]
+            for other in names:
+                net, fresh = torch.nn.Sequential(cls(6, 4, other)), cls(6, 4, other)
+                before = fresh.to_dense().detach().clone()
+                if other == name:
+                    fresh.load_state_dict(state)
+                    continue
+                message = f"parameters of '{name}'; expected those of '{other}'. Build it with structure='{name}'"
+                with pytest.raises(RuntimeError, match=f"load_state_dict: state_dict: {message}"):
+                    fresh.load_state_dict(state, strict=False)
+                assert torch.equal(fresh.to_dense(), before)
+                with pytest.raises(RuntimeError, match=f"load_state_dict: 0: {message}"):
+                    net.load_state_dict(torch.nn.Sequential(cls(6, 4, name)).state_dict())
+    fresh.load_state_dict(dict(state))  # a plain dict, as safetensors has it, does not say
+
+
 @pytest.mark.parametrize("cls", (snn.StructuredUpdate, snn.StructuredLinear), ids=lambda c: c.__name__)
 @ALL
 def test_state_dict_copies_pickles_and_meta(key, cls):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import _check
-from ..errors import DTypeError, ShapeError
+from ..errors import ArgumentError, DTypeError, ShapeError
 from ..matrix import StructuredMatrix
 from .contract import GAIN, Parametrisation
 from .parametrisations import parametrisation
@@ -92,6 +92,31 @@ class _Structured(nn.Module):
             if not (self.parametrisation.transforms and x.dtype.itemsize == 2 and not W._remembers):
                 x = x.to(dtype)  # else the transforms widen it, a few rows at a time
             return W._once()._apply(x, -1).to(result)
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        """The name of the structure beside the version, in what torch calls the metadata: shapes tell no circulant from a skew one."""
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if hasattr(destination, "_metadata"):
+            destination._metadata.setdefault(prefix[:-1], {})["structure"] = self.structure
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Any,
+        prefix: str,
+        local_metadata: Any,
+        strict: bool,
+        missing: Any,
+        unexpected: Any,
+        errors: Any,
+    ) -> None:
+        saved = local_metadata.get("structure", self.structure)
+        if saved == self.structure:
+            return super()._load_from_state_dict(
+                state_dict, prefix, local_metadata, strict, missing, unexpected, errors
+            )
+        got, expected = f"parameters of {saved!r}", f"those of {self.structure!r}"
+        advice = f"Build it with structure={saved!r}, or use sepmat.nn.load_delta with the dense matrix"
+        errors.append(str(ArgumentError("load_state_dict", prefix[:-1] or "state_dict", got, expected, advice)))
 
     def to_dense(self) -> Tensor:
         """The dense matrix (out, in) as a new tensor. Raises SizeLimitError above 1 GiB."""
