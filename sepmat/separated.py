@@ -232,9 +232,11 @@ class Separated(StructuredMatrix):
 
     def _balance(self) -> tuple["Separated", int]:
         """The same terms with even exponents of factors and scales, and the exponent that is left."""
-        (*factors, scales), e = _array.balanced((*self.factors, self._weights))
-        unchanged = factors[0] is self.factors[0]
-        return (self if unchanged else Separated._of(factors=tuple(factors), scales=scales)), e
+        stacks = (*self.factors, self._weights)
+        balanced, e = _array.balanced(stacks)
+        if all(new is old for new, old in zip(balanced, stacks, strict=True)):
+            return self, e
+        return Separated._of(factors=balanced[:-1], scales=balanced[-1]), e
 
     def _transpose(self) -> StructuredMatrix:
         return Separated._of(factors=tuple(self.xp.matrix_transpose(F) for F in self.factors), scales=self.scales)

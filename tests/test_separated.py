@@ -149,6 +149,28 @@ def test_range_of_the_entries(up):
     close(sm.partial_trace(L, [0, 2]).to_dense(), sm.partial_trace(K, [0, 2]).to_dense())
 
 
+@pytest.mark.parametrize(
+    "powers", [(-225, -221, -219, -241), (-225, -233, -230, -220), (225, 232, 231, 220), (-305, -302, 0, -300)]
+)
+def test_range_where_the_first_factor_has_its_share(powers, xp):
+    """What is shared out may leave the first factor as it is and move the others, and a power is left for the end."""
+    rng = np.random.default_rng(4)
+    *factors, scales = (rng.standard_normal(s) for s in ((2, 2, 2), (2, 1, 3), (2, 3, 1), (2,)))
+    plain = sm.Separated([xp.asarray(F) for F in factors], xp.asarray(scales))
+    *factors, scales = (xp.asarray(F * 2.0**k) for F, k in zip((*factors, scales), powers, strict=True))
+    A, x = sm.Separated(factors, scales), xp.asarray(rng.standard_normal(6))
+    for what in (
+        lambda A: A.to_dense(),
+        lambda A: A @ x,
+        sm.norm,
+        sm.trace,
+        lambda A: A[1, 2],
+        lambda A: sm.hadamard(A, plain).to_dense(),
+    ):
+        expected = wide(what(plain)) * np.longdouble(2) ** sum(powers)
+        check(frobenius(wide(what(A)) - expected), frobenius(expected), 40, "float64")
+
+
 def test_range_of_the_result():
     """Norms beyond the range: the relative distance and κ are still right, what is asked for overflows as in IEEE."""
     stack = np.random.default_rng(0).standard_normal((2, 2, 2))
