@@ -405,3 +405,14 @@ except sm.BackendError as error:
 """
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert "sepmat[torch]" in found.stdout
+
+
+def test_every_public_name_has_an_example():
+    """Which runs, as all docstrings do."""
+    names = [name for name in snn.__all__ if name != "PARAMETRISATIONS"]
+    assert [name for name in names if ">>>" not in getattr(snn, name).__doc__] == []
+
+
+def test_where_no_position_is_found_nobody_is_asked_for_a_name():
+    with pytest.raises(sm.ArgumentError, match=r"positions: model: .*linear layers: 0\. Name the layers yourself"):
+        snn.positions(nn.Sequential(nn.Linear(2, 2)))

@@ -214,6 +214,15 @@ def merge_and_unload(model: nn.Module) -> nn.Module:
     """Merges every AdaptedLinear of a model and leaves its base alone in its place, in place; returns the model.
 
     Raises UnsupportedError where a Bottleneck stands: it is not linear, and no weight can take it in.
+
+    >>> import torch
+    >>> from sepmat.nn import adapt, merge_and_unload
+    >>> model = adapt(torch.nn.Sequential(torch.nn.Linear(6, 4)), ["0"], "circulant")
+    >>> _ = model[0].update.c.data.fill_(0.5)  # in place of a training
+    >>> x = torch.ones(3, 6)
+    >>> before, model = model(x), merge_and_unload(model)
+    >>> type(model[0]).__name__, bool(torch.allclose(model(x), before, atol=1e-5))
+    ('Linear', True)
     """
     nonlinear = next((name for name, m in model.named_modules() if getattr(m, "nonlinear", False)), None)
     if nonlinear is not None:
@@ -300,6 +309,8 @@ def nothing_matches(where: str, argument: str, given: Any, names: Sequence[str])
     close = [c for w in wanted for c in difflib.get_close_matches(str(w).rpartition(".")[2], list(last), n=1)]
     other = f", or {ALL_LINEAR!r}" if argument == "target_modules" else ""
     advice = f"Did you mean {close[0]!r}" if close else f"Pass a list of these names{other}"
+    if argument == "model":  # nobody gave names
+        advice = "Name the layers yourself, where the position is asked for"
     kind = "names of modules" if argument == "trainable" else "names of linear layers"
     raise ArgumentError(where, argument, f"{given!r} matches nothing", f"{kind}: {there or 'there are none'}", advice)
 

@@ -46,7 +46,17 @@ class Layer:
 
 @dataclasses.dataclass(frozen=True)
 class Advice:
-    """A structure and a size for every layer; prints as a table. `adapt(model)` puts them in."""
+    """A structure and a size for every layer; prints as a table. `adapt(model)` puts them in.
+
+    >>> import torch
+    >>> from sepmat.nn import advise
+    >>> model = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Tanh(), torch.nn.Linear(8, 2))
+    >>> advice = advise({"0": torch.eye(8)}, max_parameters=20, structures=["lora", "circulant"])
+    >>> advice.parametrisations["0"].name, advice.num_parameters, advice.relative_error < 1e-6
+    ('circulant', 8, True)
+    >>> advice.adapt(model)[0].update
+    StructuredUpdate(in_features=8, out_features=8, structure='circulant', factors=1, scale=1)
+    """
 
     layers: tuple[Layer, ...]
 
@@ -157,6 +167,12 @@ def gradients(
     batches: what the model takes: mappings go in as keyword arguments, anything else as the one argument. loss(model,
     batch): a scalar; None: `model(batch).loss`, as models of transformers have it. Modes and `requires_grad` are as they
     were afterwards, and so are stored gradients.
+
+    >>> import torch
+    >>> from sepmat.nn import gradients
+    >>> model, x = torch.nn.Sequential(torch.nn.Linear(2, 1)), torch.tensor([[1.0, 2.0]])
+    >>> gradients(model, [x, 3 * x], loss=lambda model, batch: model(batch).sum())
+    {'0': tensor([[-2., -4.]])}
     """
     linear = {name: module for name, module in model.named_modules() if is_linear(module)}
     weights = {name: module.weight for name, module in linear.items()}

@@ -128,6 +128,12 @@ def positions(model: nn.Module, kind: str = "houlsby") -> list[str]:
     come before the dropout, the residual sum and the normalisation. The names are those of the models of transformers
     (BERT, RoBERTa, DeBERTa, DistilBERT, ViT, DINOv2, CLIP, GPT-2, OPT, Llama, Qwen, BART, T5). Raises ArgumentError where none is
     found, listing the linear layers.
+
+    >>> import torch
+    >>> from sepmat.nn import positions
+    >>> mlp = torch.nn.ModuleDict({"up_proj": torch.nn.Linear(4, 8), "down_proj": torch.nn.Linear(8, 4)})
+    >>> positions(torch.nn.ModuleDict({"mlp": mlp}), "pfeiffer")
+    ['mlp.down_proj']
     """
     _check.as_choice(kind, ["houlsby", "pfeiffer"], "positions", "kind")
     names = [name for name, _ in linear_layers(model)]
@@ -151,6 +157,12 @@ def add_bottlenecks(
 
     position: "houlsby", "pfeiffer", or the names of linear layers as in `adapt`. trainable: as in `adapt`. The rest
     is as for Bottleneck; d is the output size of each layer.
+
+    >>> import torch
+    >>> from sepmat.nn import add_bottlenecks
+    >>> model = add_bottlenecks(torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.Linear(8, 2)), position=["0"])
+    >>> [name for name, p in model.named_parameters() if p.requires_grad]
+    ['0.adapter.bias', '0.adapter.up.c']
     """
     names = positions(model, position) if position in ("houlsby", "pfeiffer") else position
     heads = modules_named(model, trainable)

@@ -95,6 +95,13 @@ def load_deltas(
     deltas: the name of a linear layer, as in the model before it was adapted → its ΔW, in the layout (out, in).
     adapter: where a PEFT model has several adapters, the one to set. Layers without a ΔW are left as they are.
     Returns the name of the layer → Fit. Raises ArgumentError where no update has a name given.
+
+    >>> import torch
+    >>> from sepmat.nn import adapt, load_deltas
+    >>> model = adapt(torch.nn.Sequential(torch.nn.Linear(4, 4)), ["0"], "circulant")
+    >>> fits = load_deltas(model, {"0": torch.eye(4)})
+    >>> fits["0"].relative_error < 1e-6, model[0].update.c.data.round(decimals=3)
+    (True, tensor([1., 0., 0., 0.]))
     """
     where, fits, seen = "load_deltas", {}, []
     for path, module in model.named_modules():
