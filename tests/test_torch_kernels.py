@@ -1,5 +1,7 @@
 """The kernels for tensors: against the reference, forward and backward, by gradcheck, in chunks, under torch.compile."""
 
+import threading
+
 import numpy as np
 import pytest
 from conftest import check
@@ -10,7 +12,7 @@ torch = pytest.importorskip("torch")
 
 from torch._dynamo.testing import CompileCounterWithBackend  # noqa: E402
 
-from sepmat.kernels import fourier  # noqa: E402
+from sepmat.kernels import fourier, steps  # noqa: E402
 from sepmat.kernels.kron import kron_matmul, separated_matmul  # noqa: E402
 from sepmat.kernels.torch import fourier as own_fourier  # noqa: E402
 from sepmat.kernels.torch import kron as own_kron  # noqa: E402
@@ -312,6 +314,50 @@ def test_threads_of_blas_are_not_woken_beside_those_of_torch(build, k, dtype, th
     name = "float64" if dtype == torch.float64 else "float32"
     scale = np.linalg.norm(wide) * np.sqrt(A.shape[1])
     check(float(np.linalg.norm(y.double().numpy() - wide)), scale, 1.0, name, "tensors beside threads of torch")
+
+
+@pytest.mark.parametrize(
+    ("n", "d", "shape", "axis"), [(64, 2, (4096, 290), -2), (64, 2, (290, 4096), -1), (16, 4, (2**16, 40), -2)]
+)
+def test_slabs_are_shared_among_threads(n, d, shape, axis, monkeypatch):
+    """As many threads as torch takes, the same bits as on NumPy arrays, no thread left behind; what a thread raises arrives."""
+    rng = np.random.default_rng(10)
+    F, x = [normal(rng, n, n, dtype=torch.float64) / n**0.5 for _ in range(d)], normal(rng, *shape, dtype=torch.float64)
+    A, run, count = sm.Kronecker(*F), steps._run, threading.active_count()
+    one, seen, met, error = threading.get_ident(), set(), threading.Event(), FloatingPointError("a slab")
+
+    def product(A, x):
+        return A.apply(x) if axis == -1 else A @ x
+
+    def shared(*args):
+        """A slab, the first one not before two threads have each taken one."""
+        seen.add(threading.get_ident())
+        if len(seen) == 2:
+            met.set()
+        assert met.wait(60)
+        return run(*args)
+
+    def fails(*args):
+        if threading.get_ident() != one:
+            met.set()
+            raise error
+        assert met.wait(60)
+        return run(*args)
+
+    expected = product(A.map(lambda a: a.numpy()), x.numpy())
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    with torch.no_grad():
+        monkeypatch.setattr(steps, "_run", shared)
+        np.testing.assert_array_equal(product(A, x).numpy(), expected)
+        assert one in seen and len(seen) > 1 and threading.active_count() == count
+        met.clear()
+        monkeypatch.setattr(steps, "_run", fails)
+        with pytest.raises(FloatingPointError) as found:
+            product(A, x)
+        assert found.value is error and threading.active_count() == count
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    monkeypatch.setattr(steps, "_run", run)
+    np.testing.assert_array_equal(product(A, x).numpy(), expected)
 
 
 @pytest.mark.parametrize(

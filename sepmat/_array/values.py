@@ -205,11 +205,16 @@ def on_memory(run: Callable[[Any], Any], x: Array) -> Array:
         _beside_torch.reset(token)
 
 
+def threads_of_torch() -> int:
+    """How many threads a product on the memory of a tensor may use, as torch says; 1 outside of `on_memory`."""
+    return int(sys.modules["torch"].get_num_threads()) if _beside_torch.get() else 1
+
+
 def gemm(a: Array, b: Array, out: Array | None = None) -> Array:
     """a @ b, of matrices, vectors, or a matrix and a stack; within `on_memory` by torch what OpenBLAS would use its threads for.
 
-    Threads of torch wait for work without sleep, so that those of OpenBLAS have no processor of their own beside them: 8 terms
-    64 ⊗ 64 on one column after an operator of torch, two of each on two cores: 4.0 ms, by torch's GEMM 0.2.
+    Threads of torch wait for work without sleep, so that those of OpenBLAS have no processor of their own beside them and stand
+    still for a time slice or more.
     """
     if type(a) is not np.ndarray:
         return a @ b

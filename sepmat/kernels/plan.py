@@ -69,6 +69,13 @@ class Step(NamedTuple):
         """Numbers read and written."""
         return (self.m + self.n) * self.left * self.right
 
+    @property
+    def multiplications(self) -> int:
+        """Those of its largest GEMM."""
+        if self.form == "row panels":
+            return self.width * self.n * self.right
+        return self.m * self.n * (self.width or (self.left if self.right == 1 else self.right))
+
 
 FORMS = {
     "from the right": "y Fᵀ, one GEMM",
@@ -186,6 +193,16 @@ class Chain:
     def in_slabs(self) -> bool:
         """Whether x is taken a slab at a time."""
         return bool(self.rows or self.columns)
+
+    @functools.cached_property
+    def alone(self) -> bool:
+        """Whether every GEMM on a slab is so small that the BLAS takes one thread for it."""
+        rows, columns = (
+            steps(self.shapes[self.split :], self.rows, self.right),
+            steps(self.shapes[: self.split], 1, self.columns),
+        )
+        cut = [s._replace(form="panels", width=self.columns) for s in columns[:1] + columns[-1:]]
+        return all(s.multiplications <= FAST_LANE for s in (*rows, *columns[1:-1], *cut))
 
     @functools.cached_property
     def flops(self) -> int:

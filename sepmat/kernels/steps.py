@@ -1,7 +1,11 @@
 """The steps of a plan on NumPy arrays: GEMMs in panels and slabs that stay in the cache, on arrays made once."""
 
+import collections
+import contextvars
+import itertools
 import math
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -115,18 +119,59 @@ def _in_slabs(factors: Sequence[Any], p: plan.Chain, x: Any) -> Any:
     y = x = x.reshape(blocks, -1)
     if tail:
         y = np.empty((blocks, length), x.dtype)
-        for i in range(0, blocks, p.rows):
+
+        def on_rows(i: int) -> None:
             j = min(i + p.rows, blocks)
             _run(factors[p.split :], plan.steps(tail, j - i, p.right), x[i:j], y[i:j])
+
+        _in_threads(on_rows, range(0, blocks, p.rows), p.alone)
     if not head:
         return y
     y = y.reshape(p.left, n, length)
     z = y if tail and m == n else np.empty((p.left, m, length), x.dtype)
-    for b in range(p.left):
-        for i in range(0, length, p.columns):
-            j = min(i + p.columns, length)
-            _run(factors, plan.steps(head, 1, j - i), y[b, :, i:j], z[b, :, i:j], j - i)
+
+    def on_columns(at: tuple[int, int]) -> None:
+        b, i = at
+        j = min(i + p.columns, length)
+        _run(factors, plan.steps(head, 1, j - i), y[b, :, i:j], z[b, :, i:j], j - i)
+
+    _in_threads(on_columns, itertools.product(range(p.left), range(0, length, p.columns)), p.alone)
     return z
+
+
+def _in_threads(run: Callable[[Any], None], slabs: Iterable[Any], alone: bool) -> None:
+    """run of every slab: on the memory of tensors by as many threads as torch takes, where the BLAS takes none of its own.
+
+    Slabs have their places in the result and are computed alike by every thread, so that bits do not depend on how many there are.
+    """
+    todo, failed = collections.deque(slabs), []
+
+    def work() -> None:
+        while todo:
+            try:
+                slab = todo.popleft()
+            except IndexError:  # another thread was faster
+                return
+            run(slab)
+
+    def help_out() -> None:
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001  raised again by the thread that was asked
+            failed.append(error)
+
+    count = min(_array.threads_of_torch(), len(todo)) if alone else 1
+    helpers = [threading.Thread(target=contextvars.copy_context().run, args=(help_out,)) for _ in range(count - 1)]
+    try:
+        for helper in helpers:
+            helper.start()
+        work()
+    finally:
+        todo.clear()
+        for helper in helpers:
+            helper.join()
+    if failed:
+        raise failed[0]
 
 
 def run_terms(factors: Sequence[Any], p: plan.Terms, x: Any) -> Any:
