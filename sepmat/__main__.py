@@ -46,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m sepmat", description="Structured approximation of matrices.")
+    parser.add_argument("--version", action="version", version=f"sepmat {sepmat.__version__}")
     commands = parser.add_subparsers(title="commands")
     command = commands.add_parser(
         "approximate",

@@ -150,3 +150,9 @@ def test_small_and_empty_matrices(tmp_path, capsys):
     assert "note: approximate: tol" in out
     _, err = run("approximate", tmp_path / "small.npy", "--max-parameters", 0, expect=2, capsys=capsys)
     assert "max_parameters: 0" in err
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert stop.value.code == 0 and capsys.readouterr().out == f"sepmat {sm.__version__}\n"

@@ -81,3 +81,18 @@ def test_an_identity_among_tensors_is_told_of_like(call):
     with pytest.raises(sm.DTypeError, match=r"mixed libraries.* Use sm\.Identity\(n, like=x\)"):
         call(x)
     assert (sm.Identity(3, like=x) @ x).shape == (3,)
+
+
+@pytest.mark.parametrize("call, advice", [
+    (lambda: A @ np.ones((2, 3)), r"x\.reshape\(-1\) for the values on a grid"),
+    (lambda: A.apply(np.ones((3, 2)), 0), r"x\.reshape\(-1\) for the values on a grid"),
+    (lambda: A @ np.ones((2, 6)), r"A @ x\.T or x @ A\.T"),
+    (lambda: A @ np.ones(5), "Check the sizes"),
+    (lambda: A @ 2.0, r"2 \* A to scale"),
+    (lambda: sm.convert(A, sm.Dense), r"Use sm\.Dense\(A\.to_dense\(\)\)"),
+    (lambda: sm.convert(A, sm.Hankel), r"Use approximate\(A\.to_dense\(\), \.\.\.\), or nearest_\*"),
+    (lambda: sm.convert(np.eye(3), sm.Toeplitz), r"Use approximate\(\) for dense matrices"),
+])  # fmt: skip
+def test_sizes_and_classes_that_do_not_fit_come_with_what_would(call, advice):
+    with pytest.raises(sm.SepmatError, match=f"{advice}.*\\.$"):
+        call()
