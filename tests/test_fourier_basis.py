@@ -59,6 +59,21 @@ def test_the_basis_is_orthonormal_and_turns_toeplitz_into_its_definition(n, dtyp
                 check(np.linalg.norm(found - F @ (A @ x)), np.sqrt(n) * np.linalg.norm(t) * size, 60, dtype, "F A Fᴴ v")
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("n", [8, 9])
+def test_strided_vectors_and_those_of_another_precision(n, dtype, rng):
+    """What the rows of NumPy do not take: SciPy's MINRES has float64 vectors for a matrix of float32."""
+    t, v = rng.standard_normal(2 * n - 1).astype(dtype), rng.standard_normal(2 * n)[::2]
+    C, S = (kernels.plain(X._spectrum()) for X in fourier_basis.splitting(t))
+    for table in (kernels.coordinates, kernels.sequence, kernels.diagonal, kernels.toeplitz):
+        spectra = {kernels.diagonal: (C,), kernels.toeplitz: (C, S)}.get(table, ())
+        expected = table(*spectra, v, kernel="reference")
+        for form in (v, np.copy(v)):
+            found = table(*spectra, form)
+            assert found.dtype == "float64" == expected.dtype
+            check(np.linalg.norm(found - expected), np.linalg.norm(expected), 40, "float64", table.__name__)
+
+
 def problem(method, dtype, n):
     """A matrix that the method is made for, definite, indefinite or general, and a circulant near the inverse of the definite one."""
     t = (1.0 + np.arange(n)) ** -1.1

@@ -30,7 +30,7 @@ def plain(S: Spectrum) -> Spectrum | None:
 
 def _ends(n: int) -> int:
     """How many coefficients of a real sequence are real."""
-    return min(n, 2 - n % 2)
+    return 2 - n % 2
 
 
 def _coordinates(x: Array) -> Array:
