@@ -19,16 +19,18 @@ from typing import Any, NamedTuple
 
 from . import _array, _check
 from ._array import Array
-from .basic import Diagonal
+from .basic import Diagonal, inverse_of_values
 from .kronecker import Kronecker, apply_factors, outer
 from .linalg import (
     Factorization,
     OpenFunction,
+    cut_off,
     eigvals,
     factorize,
     factorize_as_solve,
     inverse,
     log_product,
+    lstsq,
     singular,
     slogdet,
     solve,
@@ -193,8 +195,9 @@ def _single(A: Separated, function: OpenFunction) -> Kronecker | None:
         return Kronecker._of(factors=(A.xp.zeros((0, 0), dtype=A.dtype, device=A.device),))
     if A.terms > 1:
         return None
+    A, e = A._balance()
     first, *rest = (F[0, ...] for F in A.factors)
-    return Kronecker._of(factors=(first * A._weights[0], *rest))
+    return Kronecker._of(factors=(_array.ldexp(first * A._weights[0], e), *rest))
 
 
 @solve.register
@@ -212,6 +215,30 @@ def _(A: Separated, b: Array) -> Array:
     for _ in range(1 if spectrum.unitary and not _array.attached(*A.arrays(), b) else 2):
         x = x + spectrum.solve(b - A._product(x, -2))
     return x
+
+
+@lstsq.register
+def _(A: Separated, b: Array, rcond: float | None) -> Array:
+    """One term factor by factor; of factors that commute by the eigenvalues, which are the singular values but for signs and phases.
+
+    No gradient through several terms of which some eigenvalue counts as zero.
+    """
+    if not bool(A.xp.any(A._weights != 0)):
+        return A.xp.zeros((A.shape[1], b.shape[1]), dtype=b.dtype, device=A.device)
+    single = _single(A, lstsq)
+    if single is not None:
+        return lstsq.rule(single, b, rcond)
+    spectrum = _spectrum(A, lstsq)
+    if not spectrum.unitary:
+        return solve.rule(A, b)
+    inverted = inverse_of_values(spectrum.values, cut_off(A, rcond))
+    if bool(A.xp.all(inverted != 0)):
+        return solve.rule(A, b)
+    if _array.attached(*A.arrays(), b):
+        raise lstsq.unsupported(A, "no gradient where eigenvalues count as zero,")
+    X = [_array.astype(Q, b.dtype) for Q in spectrum.bases]
+    y = apply_factors([_array.adjoint(Q) for Q in X], b, -2)
+    return apply_factors(X, _array.astype(inverted, b.dtype)[:, None] * y, -2)
 
 
 @factorize.register
@@ -297,6 +324,8 @@ def _detached(A: Separated, function: OpenFunction) -> _Spectrum:
     return _spectrum(A, function)
 
 
+lstsq.square.add(Separated)
+lstsq.ways[Separated] = "Use sm.interop.lsmr(A, b), or sm.lstsq(sm.Dense(A.to_dense()), b)"
 solve.ways[Separated] = (
     "Use sm.interop.cg(A, b, M=sm.inverse(sm.kronecker_preconditioner(A))), or sm.solve(sm.Dense(A.to_dense()), b)"
 )

@@ -6,7 +6,7 @@ from typing import Any, final
 from . import _check
 from ._array import Array
 from .errors import DTypeError
-from .linalg import Factorization, factorize, inverse, slogdet, solve
+from .linalg import Factorization, factorize, inverse, lstsq, slogdet, solve
 from .matrix import StructuredMatrix, structure
 
 __all__ = ["Inverse"]
@@ -57,6 +57,12 @@ class Inverse(StructuredMatrix):
 @solve.register
 def _(A: Inverse, b: Array) -> Array:
     return A.matrix._product(b, -2)
+
+
+@lstsq.register
+def _(A: Inverse, b: Array, rcond: float | None) -> Array:
+    """What has an inverse, or is one, has no other solution."""
+    return solve.rule(A, b)
 
 
 @factorize.register

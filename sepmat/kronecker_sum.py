@@ -2,13 +2,14 @@
 
 import functools
 import math
-from collections.abc import Sequence
-from typing import Any, final
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, final
 
 from . import _array, _check
 from ._array import Array
-from .basic import Identity, is_identity
-from .errors import ShapeError
+from .basic import Identity, inverse_of_values, is_identity
+from .errors import ShapeError, SingularMatrixError
+from .inverses import Inverse
 from .kernels.kron import kron_sum_matmul
 from .kronecker import (
     Factor,
@@ -21,7 +22,20 @@ from .kronecker import (
     outer,
     same_dtype,
 )
-from .linalg import diagonal, eigvals, log_product, lstsq, norm, slogdet, solve, trace
+from .linalg import (
+    cut_off,
+    diagonal,
+    eigvals,
+    factorize,
+    factorize_as_solve,
+    inverse,
+    log_product,
+    lstsq,
+    norm,
+    slogdet,
+    solve,
+    trace,
+)
 from .matrix import Scaled, StructuredMatrix, structure
 
 __all__ = ["KroneckerSum"]
@@ -150,50 +164,131 @@ def _(A: KroneckerSum) -> tuple[Array, Array]:
     return log_product(values, real=not A._is_complex)
 
 
-@solve.register
-def _(A: KroneckerSum, b: Array) -> Array:
-    """Bartels–Stewart for any number of factors: complex Schur forms F_i = Q_i T_i Q_iᴴ, then back-substitution.
+class _Forms(NamedTuple):
+    """F_i = Q_i T_i Q_iᴴ with unitary Q_i: T_i upper triangular, or where all F_i are normal the vectors of their eigenvalues."""
 
-    The Schur form of a factor is dense: structured factors are formed, within the limit of to_dense.
+    Q: tuple[Array, ...]
+    T: tuple[Array, ...]
+    normal: bool
+    rcond: float
 
-    (T_1 ⊕ … ⊕ T_d) y = (⊗ Q_i)ᴴ b, one mode after the other; cost N Σ n_i plus the Schur forms.
-    """
-    xp = A.xp
-    if _array.attached(*A.arrays(), b):
-        raise solve.unsupported(A, "no gradient through the Schur forms")
-    if not A.shape[0]:
-        return _array.copy(b)
-    T, Q = zip(*(_array.schur(B.to_dense()) for B in A.operators), strict=True)
-    y = apply_factors([xp.conj(xp.matrix_transpose(X)) for X in Q], _array.astype(b, T[0].dtype), -2)
-    y = _checked_substitution(T, y)
-    x = apply_factors(Q, y, -2)
-    return x if A._is_complex else xp.real(x)
+    @property
+    def values(self) -> Array:
+        xp = _array.array_namespace(*self.T)
+        diagonals = self.T if self.normal else [xp.linalg.diagonal(X) for X in self.T]
+        return outer("solve", diagonals, lambda x, y: x + y)
+
+    def by_values(self, values: Array, b: Array) -> Array:
+        """(⊗ Q_i) diag(values) (⊗ Q_i)ᴴ b, real for real b."""
+        return self._between(lambda y: _array.astype(values, y.dtype)[:, None] * y, b)
+
+    def solve(self, b: Array) -> Array:
+        if self.normal:
+            return self.by_values(1.0 / self.values, b)
+        shift = _array.array_namespace(b).zeros((), dtype=self.T[0].dtype, device=_array.device(b))
+        return self._between(lambda y: _back_substitute(self.T, y, shift), b)
+
+    def _between(self, inner: Callable[[Array], Array], b: Array) -> Array:
+        xp, dtype = _array.array_namespace(b), _array.array_namespace(b).result_type(b.dtype, self.Q[0].dtype)
+        Q = [_array.astype(X, dtype) for X in self.Q]
+        y = apply_factors([_array.adjoint(X) for X in Q], _array.astype(b, dtype), -2)
+        x = apply_factors(Q, inner(y), -2)
+        return x if _array.is_complex(b) or not _array.is_complex(x) else xp.real(x)
 
 
-def _checked_substitution(T: Sequence[Array], y: Array) -> Array:
-    """(T_1 ⊕ … ⊕ T_d)⁻¹ y for upper triangular T_i; SingularMatrixError where it is singular to the precision.
+def _forms(A: KroneckerSum) -> _Forms:
+    """Found once; eigenvectors for Hermitian factors, else complex Schur forms, which are diagonal for normal ones."""
 
-    min|λ| / max|λ| is an upper bound of rcond, and for a normal matrix it is rcond. For the others one step of power
+    def find() -> _Forms:
+        F = [_array.stop_gradient(B.to_dense()) for B in A.operators]
+        xp, u = A.xp, _array.unit_roundoff(A.xp, A.dtype)
+        small = [4 * X.shape[0] * u * _array.to_float(_array.frobenius(X)) for X in F]
+        if all(_array.to_float(_array.frobenius(X - _array.adjoint(X))) <= t for X, t in zip(F, small, strict=True)):
+            T, Q = zip(*(xp.linalg.eigh((X + _array.adjoint(X)) / 2) for X in F), strict=True)
+            return _rated(_Forms(Q, tuple(_array.astype(t, A.dtype) for t in T), True, 0.0), F)
+        T, Q = zip(*(_array.schur(X) for X in F), strict=True)
+        strict = [_array.to_float(_array.frobenius(xp.triu(X, k=1))) for X in T]
+        normal = all(x <= 4 * t for x, t in zip(strict, small, strict=True))
+        return _rated(_Forms(Q, tuple(xp.linalg.diagonal(X) for X in T) if normal else T, normal, 0.0), F)
+
+    found: _Forms = A._remember("forms", find)
+    return found
+
+
+def _rated(forms: _Forms, F: Sequence[Array]) -> _Forms:
+    """With rcond.
+
+    min|λ| / max|λ| is an upper bound of it, and for a normal matrix it is rcond. For the others one step of power
     iteration tells: with z = A⁻¹ c for a random c, ‖A⁻ᴴ z‖ / ‖z‖ is a lower bound of ‖A⁻¹‖, and close to it when it
     is large.
     """
-    xp, n = _array.array_namespace(y), max(X.shape[0] for X in T)
-    u = _array.unit_roundoff(xp, y.dtype)
-    size = xp.abs(outer("solve", [xp.linalg.diagonal(X) for X in T], lambda x, y: x + y))
+    xp, T, size = _array.array_namespace(*F), forms.T, _array.array_namespace(*F).abs(forms.values)
     largest, smallest = _array.to_float(xp.max(size)), _array.to_float(xp.min(size))
-    _check.check_rcond(
-        smallest / largest if largest else 0.0, n, u, "solve", "A (a sum of eigenvalues)", _check.DENSE_LEAST_SQUARES
-    )
-    shift = xp.zeros((), dtype=y.dtype, device=_array.device(y))
-    c = _array.normal(_check.as_generator(0, "solve"), (y.shape[0], 1), y)
-    solved = _back_substitute(T, xp.concat((y, c), axis=1), shift)
-    z = solved[:, -1:] / _array.astype(_array.frobenius(solved[:, -1:]), y.dtype)
+    rcond = smallest / largest if largest else 0.0
+    if forms.normal or not rcond:
+        return forms._replace(rcond=rcond)
+    shift = xp.zeros((), dtype=T[0].dtype, device=_array.device(T[0]))
+    c = _array.normal(_check.as_generator(0, "solve"), (size.shape[0], 1), T[0])
+    z = _back_substitute(T, c, shift)
+    z = z / _array.astype(_array.frobenius(z), z.dtype)
     # reversed, the adjoint of an upper triangular matrix is upper triangular again
-    adjoints = [xp.flip(xp.conj(xp.matrix_transpose(X))) for X in T]
+    adjoints = [xp.flip(_array.adjoint(X)) for X in T]
     grown = _array.to_float(_array.frobenius(_back_substitute(adjoints, xp.flip(z, axis=0), shift)))
-    norms = sum(_array.to_float(xp.max(xp.linalg.svdvals(X))) for X in T)
-    _check.check_rcond(1 / (norms * grown), n, u, "solve", "A (a Kronecker sum)", _check.DENSE_LEAST_SQUARES)
-    return solved[:, :-1]
+    norms = sum(_array.to_float(xp.max(xp.linalg.svdvals(X))) for X in F)
+    return forms._replace(rcond=min(rcond, 1 / (norms * grown)) if math.isfinite(grown) else 0.0)
+
+
+@solve.register
+def _(A: KroneckerSum, b: Array) -> Array:
+    """Bartels–Stewart for any number of factors: F_i = Q_i T_i Q_iᴴ, then (T_1 ⊕ … ⊕ T_d) y = (⊗ Q_i)ᴴ b.
+
+    Eigenvectors of normal factors and a division, or complex Schur forms and back-substitution, one mode after the other; cost
+    N Σ n_i plus the forms, which are kept. They are dense: structured factors are formed, within the limit of to_dense. Derivatives of
+    first and second order are those of two steps of refinement with the forms held fixed.
+    """
+    if not A.shape[0]:
+        return _array.copy(b)
+    forms = _nonsingular(A, "solve")
+    x = forms.solve(_array.stop_gradient(b))
+    for _ in range(2 if _array.attached(*A.arrays(), b) else 0):
+        x = x + forms.solve(b - A._product(x, -2))
+    return x
+
+
+factorize.rules[KroneckerSum] = factorize_as_solve  # the forms are kept
+
+
+@inverse.register
+def _(A: KroneckerSum) -> StructuredMatrix:
+    """Lazy: a product is a solve by the forms that are found here."""
+    if A.shape[0]:
+        _nonsingular(A, "inverse")
+    return Inverse(A)
+
+
+@lstsq.register
+def _(A: KroneckerSum, b: Array, rcond: float | None) -> Array:
+    """Where factors are normal, so is A, and its singular values are the moduli of its eigenvalues; else A must not be singular."""
+    if not A.shape[0]:
+        return _array.copy(b)
+    forms = _forms(A)
+    if not forms.normal:
+        ways = "Use sm.interop.lsmr(A, b), or sm.lstsq(sm.Dense(A.to_dense()), b)"
+        try:
+            return solve.rule(A, b)
+        except SingularMatrixError as error:
+            got = f"{error.args[2]}, and its factors are not normal"
+            raise SingularMatrixError("lstsq", "A", got, "normal factors, or a nonsingular matrix", ways) from None
+    if _array.attached(*A.arrays(), b):
+        return solve.rule(A, b)
+    return forms.by_values(inverse_of_values(forms.values, cut_off(A, rcond)), b)
+
+
+def _nonsingular(A: KroneckerSum, where: str) -> _Forms:
+    forms, u = _forms(A), _array.unit_roundoff(A.xp, A.dtype)
+    way = _check.LEAST_SQUARES if forms.normal else _check.DENSE_LEAST_SQUARES
+    _check.check_rcond(forms.rcond, max(A.sizes), u, where, "A (a Kronecker sum)", way)
+    return forms
 
 
 def _back_substitute(T: Sequence[Array], b: Array, shift: Array) -> Array:
@@ -212,6 +307,3 @@ def _back_substitute(T: Sequence[Array], b: Array, shift: Array) -> Array:
             right = right - xp.reshape(T[0][i : i + 1, i + 1 :] @ later, right.shape)
         solved.append(_back_substitute(rest, right, shift + T[0][i, i]))
     return xp.concat(solved[::-1], axis=0)
-
-
-lstsq.ways[KroneckerSum] = "Use sm.solve(A, b) if A is not singular, or sm.lstsq(sm.Dense(A.to_dense()), b)"

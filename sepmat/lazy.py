@@ -6,6 +6,7 @@ from typing import Any
 
 from . import _array
 from ._array import Array
+from .errors import SingularMatrixError
 from .linalg import (
     Factorization,
     OpenFunction,
@@ -111,6 +112,20 @@ def _(A: Product, b: Array) -> Array:
     return b
 
 
+@lstsq.register
+def _(A: Product, b: Array, rcond: float | None) -> Array:
+    """Of nonsingular factors: the pseudo-inverse of a product is in general not the product of the pseudo-inverses."""
+    try:
+        _square_factors(A, lstsq)
+        return solve.rule(A, b)
+    except SingularMatrixError as error:
+        got, ways = (
+            f"{error.args[2]}, in a product",
+            "Use sm.interop.lsmr(A, b), or sm.lstsq(sm.Dense(A.to_dense()), b)",
+        )
+        raise SingularMatrixError("lstsq", "A", got, "nonsingular factors", ways) from None
+
+
 @factorize.register
 def _(A: Product) -> Factorization:
     inner = tuple(factorize.rule(B) for B in _square_factors(A, factorize))
@@ -148,3 +163,6 @@ def _nonzero(A: Scaled, where: str) -> Array:
     if A.shape[0] and _array.to_float(A.xp.abs(A.scale)) == 0:
         raise singular(A, where, "the scale is 0")
     return A.scale
+
+
+lstsq.square.add(Product)

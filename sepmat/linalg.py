@@ -60,6 +60,7 @@ class OpenFunction:
         self._two_ways = two_ways
         self.rules: dict[type, Callable[..., Any]] = {}
         self.ways: dict[type, str] = {}  # out, for classes that have better ones than the others
+        self.square: set[type] = set()  # classes whose rule is for square matrices, though the function is not
 
     def register(self, rule: Rule) -> Rule:
         cls = next(iter(inspect.signature(rule, eval_str=True).parameters.values())).annotation
@@ -342,7 +343,8 @@ def singular(A: StructuredMatrix, where: str, why: str, least_squares: str = "")
 
 def way_to_least_squares(A: StructuredMatrix) -> str:
     """The call that solves A x ≈ b for a singular or rectangular A."""
-    return _check.LEAST_SQUARES if lstsq.find(type(A)) else _check.DENSE_LEAST_SQUARES
+    fits = lstsq.find(type(A)) and (A.shape[0] == A.shape[1] or type(A) not in lstsq.square)
+    return _check.LEAST_SQUARES if fits else _check.DENSE_LEAST_SQUARES
 
 
 # conversions ------------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Least squares with rectangular Toeplitz and Hankel matrices in O(n²), n the shorter side.
+"""Least squares with rectangular Toeplitz and Hankel matrices in O(n²), n the shorter side; square ones, W(G, H) too, are solved.
 
 For B = A (m >= n) or Aᴴ, the matrix BᴴB has displacement rank 4 and is never formed:
 ∇(BᴴB) = ∇_{1,1}(Bᴴ) B + Bᴴ ∇_{1,−1}(B), and ∇_{a,b} of a rectangular Toeplitz matrix is e_0 pᵀ + q e_lastᵀ. Steps with
@@ -57,7 +57,18 @@ def _(A: Hankel, b: Array, rcond: float | None) -> Array:
     return A.xp.flip(lstsq.rule(_toeplitz(A), b, rcond), axis=0)
 
 
-def _square(A: Toeplitz | Hankel, b: Array) -> Array:
+@lstsq.register
+def _(A: LowDisplacementRank, b: Array, rcond: float | None) -> Array:
+    """Square ones of full rank."""
+    if A.shape[0] != A.shape[1]:
+        raise lstsq.unsupported(A, "no rule for a rectangular corner")
+    return _square(A, b)
+
+
+lstsq.square.add(LowDisplacementRank)
+
+
+def _square(A: Toeplitz | Hankel | LowDisplacementRank, b: Array) -> Array:
     try:
         return solve.rule(A, b)
     except SingularMatrixError:  # advises least squares

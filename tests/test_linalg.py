@@ -1,6 +1,7 @@
 """solve, inverse, slogdet, trace, diagonal, norm, eigvals, svdvals: values against dense oracles with the bounds
 B12 to B22, and for every class without a rule an UnsupportedError that names two ways out."""
 
+import functools
 import itertools
 import math
 import re
@@ -13,7 +14,7 @@ from conftest import check, dtype_of, host
 from test_contract import DTYPES, Built, built
 
 import sepmat as sm
-from sepmat._bounds import BOUNDS, ROUNDOFF
+from sepmat._bounds import BOUNDS
 
 ALL = {"solve", "inverse", "slogdet", "trace", "diagonal", "norm", "eigvals", "svdvals"}
 RULES = {
@@ -22,7 +23,7 @@ RULES = {
     sm.Identity: ALL,
     sm.LowRank: ALL,
     sm.Kronecker: ALL,
-    sm.KroneckerSum: ALL - {"inverse", "svdvals"},
+    sm.KroneckerSum: ALL - {"svdvals"},
     sm.Separated: {"trace", "diagonal", "norm"},
     sm.Circulant: ALL,
     sm.SkewCirculant: ALL,
@@ -138,9 +139,12 @@ def test_solve(case, backend):
 
 def residual(b, x, right, how):
     x, n = host(x), b.A.shape[0]
-    error = np.linalg.norm((right - b.o.D @ x).astype(complex), axis=0)
-    length = np.linalg.norm(x, axis=0)
     kind = b.case.kind
+    if kind is sm.LowDisplacementRank:  # its terms may cancel, further than extended precision reaches
+        difference = ref.residual_of_displacement(right, *b.data, x)
+    else:
+        difference = (right - b.o.D @ x).astype(complex)
+    error, length = np.linalg.norm(difference, axis=0), np.linalg.norm(x, axis=0)
     if kind in (sm.Circulant, sm.SkewCirculant, sm.MultilevelCirculant):
         frobenius = math.sqrt(n) * np.linalg.norm(b.data[0]) if n else 0.0
         check(error, frobenius * length, BOUNDS["B12"](n), b.dtype, "B12 circulant solve")
@@ -150,9 +154,6 @@ def residual(b, x, right, how):
         check(error, scale * length, BOUNDS["B16"](sum(sizes)), b.dtype, f"B16 Kronecker sum solve, {how}")
     elif kind in (sm.Toeplitz, sm.Hankel, sm.LowDisplacementRank):  # b of a float32 matrix is rounded when it is A x0
         scale = ref.spectral(b.o.D) * length + (n > 0) * np.linalg.norm(right, axis=0) / 30 / max(n, 1)
-        if kind is sm.LowDisplacementRank and n:
-            own = 4 * np.finfo(b.o.D.dtype).eps / 2 * b.o.G[0, 0]  # what the oracle loses, n times, where terms cancel
-            scale = scale + own / ROUNDOFF[b.dtype] / 30 * length
         check(error, scale, BOUNDS["B14"](n), b.dtype, f"B14 solve by displacement, {how}")
     else:
         K = sum(s[-1] for s in b.case.shapes)
@@ -170,6 +171,7 @@ def residual(b, x, right, how):
 INVERSES = {
     sm.Separated: sm.Kronecker,
     sm.LowRank: sm.Dense,
+    sm.KroneckerSum: sm.Inverse,
     sm.Toeplitz: sm.LowDisplacementRank,
     sm.Hankel: sm.Product,
 }
@@ -359,8 +361,8 @@ def test_no_class_is_forgotten():
     for cls in set().union(*table.values()) - {sm.Scaled, sm.Product, sm.Separated}:
         if cls in RULES:
             assert {f for f in ALL if cls in table[f]} == RULES[cls], cls
-    refused(lambda: sm.lstsq(sm.KroneckerSum(np.eye(2), np.eye(1)), np.ones(2)), "lstsq")
-    refused(lambda: sm.factorize(sm.KroneckerSum(np.eye(2), np.eye(1))), "factorize")
+    refused(lambda: sm.lstsq(sm.MultilevelToeplitz(np.ones((3, 3))), np.ones(4)), "lstsq")
+    refused(lambda: sm.factorize(sm.MultilevelToeplitz(np.ones((3, 3)))), "factorize")
 
 
 # --- singular and ill-conditioned ------------------------------------------------------------------------------------------------
@@ -447,9 +449,34 @@ def test_kronecker_solve_in_every_layout(xp, sizes, columns, scale):
             right = xp.asarray(b, copy=True)
             x = host(solve(right))
             np.testing.assert_array_equal(host(right), b)  # b is not written to
-            product = host(sm.Kronecker(*factors) @ x)
+            product = ref.wide(x).reshape(*sizes, columns)
+            for i, F in enumerate(factors):
+                product = np.moveaxis(np.tensordot(ref.wide(F), product, (1, i)), 0, i)
+            difference = (b - product.reshape(b.shape)).astype(complex)
             bound = math.prod(np.linalg.norm(F, 2) for F in factors) * np.linalg.norm(x, axis=0)
-            check(np.linalg.norm(b - product, axis=0), bound, BOUNDS["B15"](sum(sizes)), dtype, "B15 in every layout")
+            check(np.linalg.norm(difference, axis=0), bound, BOUNDS["B15"](sum(sizes)), dtype, "B15 in every layout")
+
+
+@pytest.mark.parametrize(
+    "powers, right", [((-905, 601), -600), ((-600, 230), 500), ((907, -600, -300), 0), ((602, -600, -905), -900)]
+)
+def test_kronecker_solve_of_factors_far_from_one(xp, powers, right):
+    """What one factor takes out of the range, and the others bring back: exactly that of the factors near 1."""
+    rng = np.random.default_rng(7)
+    factors = [normal(rng, (n, n), "float64") for n in (2, 3, 2)[: len(powers)]]
+    b = normal(rng, (math.prod(len(F) for F in factors), 3), "float64")
+    plain = sm.Kronecker(*map(xp.asarray, factors))
+    K = sm.Kronecker(*(xp.asarray(F * 2.0**k) for F, k in zip(factors, powers, strict=True)))
+    c = xp.asarray(b * 2.0**right)
+    for name, solve in {
+        "solve": sm.solve,
+        "factorize": lambda K, c: sm.factorize(K).solve(c),
+        "lstsq": sm.lstsq,
+    }.items():
+        x = ref.wide(host(solve(K, c))) * np.longdouble(2) ** (sum(powers) - right)
+        expected = host(solve(plain, xp.asarray(b)))
+        kappa = np.linalg.cond(functools.reduce(np.kron, factors))
+        check(ref.frobenius(x - expected), ref.frobenius(expected) * kappa, 60, "float64", name)
 
 
 @pytest.mark.parametrize("kappa", [1e1, 1e4, 1e8, 1e12])

@@ -273,10 +273,58 @@ def test_errors():
     ):
         with pytest.raises(error, match="lstsq"):
             wrong()
-    for refused in (sm.LowDisplacementRank(np.ones((4, 1)), np.ones((4, 1))), sm.KroneckerSum(np.eye(2), np.eye(2))):
-        with pytest.raises(sm.UnsupportedError, match="lstsq") as caught:
+    tall = np.arange(8.0).reshape(4, 2) ** 2
+    for refused in (
+        sm.LowDisplacementRank(tall, tall, shape=(4, 3)),
+        sm.Toeplitz(np.ones(4), np.ones(3)) @ sm.Dense(np.eye(3)),
+        sm.Separated([np.ones((2, 2, 1)), np.ones((2, 2, 3))]),
+    ):
+        with pytest.raises(sm.UnsupportedError, match=r"lstsq: .*sm.interop.lsmr\(A, b\)") as caught:
             sm.lstsq(refused, np.ones(4))
         assert len(re.split(", or ", caught.value.args[4])) == 2
+        with pytest.raises(sm.ShapeError, match=r"numpy\.linalg\.lstsq"):  # and solve does not send there
+            sm.solve(refused, np.ones(4))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_square_ones_of_full_rank(dtype, xp, rng):
+    """W(G, H), products, lazy inverses, sums of commuting products: the solution."""
+    n = 6
+    G, H = normal(rng, (n, 2), dtype), normal(rng, (n, 2), dtype)
+    W = sm.LowDisplacementRank(xp.asarray(G), xp.asarray(H))
+    M = xp.asarray((normal(rng, (n, n), dtype) + 4 * np.eye(n)).astype(dtype))
+    c = normal(rng, (n,), dtype)
+    c[0] += 6
+    T, b = sm.Toeplitz(xp.asarray(c)), normal(rng, (n, 2), dtype)
+    for A in (W, W.T, W @ sm.Dense(M), T @ W, sm.Inverse(T), 3.0 * W):
+        is_least_squares(A, host(A.to_dense()).astype(complex), b, xp, dtype, f"lstsq {type(A).__name__}", n)
+
+
+def test_square_ones_that_are_singular():
+    W = sm.LowDisplacementRank(np.ones((6, 1)), np.eye(6)[:, :1])
+    for A in (W, sm.Toeplitz(np.arange(3.0, 9)) @ sm.Kronecker(np.ones((2, 2)), np.eye(3))):
+        with pytest.raises(
+            sm.SingularMatrixError, match=r"^lstsq: A: .*expected (full rank|nonsingular factors).* Use sm"
+        ):
+            sm.lstsq(A, np.ones(6))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_sums_of_commuting_products(dtype, xp, rng):
+    """One term factor by factor, of any shape; several by their eigenvalues, whatever the rank."""
+    F, G = (with_values(rng, *s, [1.0, 0.5], dtype) for s in ((4, 3), (3, 5)))
+    A = sm.Separated([xp.asarray(F[None]), xp.asarray(G[None])])
+    is_least_squares(A, np.kron(F, G), normal(rng, (12, 2), dtype), xp, dtype, "lstsq Separated", 4)
+    Q = [np.linalg.qr(normal(rng, (n, n), "complex128" if "complex" in dtype else "float64"))[0] for n in (3, 4)]
+    w = np.array([2.0, 2.0, -1.0]), np.array([1.0, 3.0, 5.0, 0.5])
+    F, G = (((q * x) @ q.conj().T).astype(dtype) for q, x in zip(Q, w, strict=True))
+    one = xp.asarray(np.ones(1, dtype))
+    for shift in (6.0, 0.3, 2.0):  # products are 2, 6, 10, 1 twice and −1, −3, −5, −1/2
+        A = sm.Kronecker(xp.asarray(F), xp.asarray(G)) - shift * sm.Identity(12, like=one)
+        values = np.abs(np.multiply.outer(*w) - shift)
+        rank = int(np.sum(values > 1e-3))
+        D = np.kron(F.astype(complex), G) - shift * np.eye(12)
+        is_least_squares(A, D, normal(rng, (12, 2), dtype), xp, dtype, "lstsq commuting terms", rank)
 
 
 def test_advice_leads_here():
