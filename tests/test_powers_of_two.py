@@ -10,6 +10,7 @@ import sepmat as sm
 FUNCTIONS = {
     "matmul": (lambda A, b: A @ b, 1, 1),
     "norm": (lambda A, b: sm.norm(A), 1, 0),
+    "to_dense": (lambda A, b: A.to_dense(), 1, 0),
     "trace": (lambda A, b: sm.trace(A), 1, 0),
     "diagonal": (lambda A, b: sm.diagonal(A), 1, 0),
     "svdvals": (lambda A, b: sm.svdvals(A), 1, 0),
