@@ -6,7 +6,6 @@ matrices with r terms are exactly those of displacement rank <= r. Circulant, sk
 term, Toeplitz matrices 2, products of t of them 2 t, matrices of rank k have 2 k.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from typing import Any, final
 
@@ -16,10 +15,10 @@ from .basic import Identity, is_identity
 from .errors import ArgumentError, ShapeError
 from .kernels import fourier, plan_fft
 from .kernels.limits import kind_of
-from .kernels.unrolled import transform
 from .linalg import conversion, convert, diagonal, norm, trace
 from .matrix import StructuredMatrix, structure
 from .toeplitz import Circulant, SkewCirculant, Toeplitz
+from .transformed import Transformed
 
 __all__ = ["LowDisplacementRank", "displacement", "displacement_rank", "shift"]
 
@@ -115,7 +114,7 @@ def _unit(like: Array, n: int, k: int) -> Array:
 
 @final
 @structure
-class LowDisplacementRank(StructuredMatrix):
+class LowDisplacementRank(Transformed):
     """W(G, H) = Σ_i Z_1(G[:, i]) Z_{-1}(H[:, i]), or its top-left corner of the given shape (m, n), max(m, n) = N.
 
     G, H: (N, terms), kept as A.g and A.h (A.H is the conjugate transpose); 2 N terms numbers. A product costs
@@ -158,14 +157,9 @@ class LowDisplacementRank(StructuredMatrix):
         """The number r of terms stored, at least the displacement rank."""
         return int(self.g.shape[1])
 
-    def _apply(self, x: Array, axis: int) -> Array:
-        if not self._remembers or self._plan(x.shape, axis).route == "fft":
-            return self._by_fft(x, axis)
+    def _times_dense(self, x: Array, axis: int) -> Array:
         near, e = self._remember("near", self._near)
-        return _array.ldexp(near._times_dense(x, axis), e)
-
-    def _suits_numpy(self, shape: tuple[int, ...], axis: int) -> bool:
-        return fourier.few(shape) or self._plan(shape, axis).route == "dense"
+        return _array.ldexp(StructuredMatrix._times_dense(near, x, axis), e)
 
     def _near(self) -> tuple["LowDisplacementRank", int]:
         """(W, e) with self = 2^e W: where entries would leave the range, a W with entries near 1."""
@@ -177,17 +171,9 @@ class LowDisplacementRank(StructuredMatrix):
         g, h = (turn(_array.ldexp(v, -k)) for v in (g, h))
         return self._of(g=g, h=h, corner=self.corner, transposed=self.transposed), 2 * k + e
 
-    def _plan(self, shape: tuple[int, ...], axis: int) -> plan_fft.Transform:
-        """By sizes alone; a gradient needs the transforms."""
-        if len(shape) == 1:
-            return self._remember("plan of a vector", lambda: self._planned(1))
-        return self._planned(math.prod(shape) // max(1, self.corner[1]))
-
-    def _planned(self, vectors: int) -> plan_fft.Transform:
-        m, n = self.corner
-        length = self._remember("length", self._length)
-        p = transform(self.g, m, n, length, vectors, 2 * self.terms + 2)
-        return p if p.route == "fft" or self._remembers else p.by_fft()
+    @property
+    def _transforms(self) -> int:  # type: ignore[override]
+        return 2 * self.terms + 2
 
     def _by_fft(self, x: Array, axis: int) -> Array:
         outer, inner, e = self._remember("spectra", self._spectra)
@@ -201,7 +187,7 @@ class LowDisplacementRank(StructuredMatrix):
             k = min(1, N)
             g = xp.concat((g[:, :k], xp.flip(g[:, k:], axis=1)), axis=1)
             h = xp.concat((h[:, :k], -xp.flip(h[:, k:], axis=1)), axis=1)
-        length = self._remember("length", self._length)
+        length = self._fft_length
         if length == N:
             S, T = fourier.spectrum(g, N), fourier.spectrum(h, N, skew=True)
         else:

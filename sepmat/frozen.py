@@ -4,7 +4,7 @@ Nothing here knows of matrices. `xp`, dtype and device are read off the arrays; 
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Self
 
 from . import _array
@@ -58,7 +58,7 @@ class Frozen:
 
     @once
     def _arrays(self) -> tuple[Array, ...]:
-        return tuple(leaf for value in self._fields().values() for leaf in _leaves(value))
+        return _leaves(tuple(self._fields().values()))
 
     @once
     def _tensors(self) -> tuple[Array, ...]:
@@ -167,14 +167,12 @@ class Frozen:
         self.__dict__.update({name: _freeze(value) for name, value in state.items()})
 
 
-def _leaves(value: Any) -> Iterator[Array]:
+def _leaves(value: Any) -> tuple[Array, ...]:
+    if isinstance(value, tuple):
+        return tuple(leaf for v in value for leaf in _leaves(v))
     if isinstance(value, Frozen):
-        yield from value.arrays()
-    elif isinstance(value, tuple):
-        for v in value:
-            yield from _leaves(v)
-    elif _array.is_array(value):
-        yield value
+        return value.arrays()
+    return (value,) if _array.is_array(value) else ()
 
 
 def _map(value: Any, fn: Callable[[Array], Array]) -> Any:

@@ -305,8 +305,8 @@ def _right_hand(A: StructuredMatrix, b: Any, where: str) -> tuple[Array, Any]:
     n = A.shape[0]
     if b.ndim not in (1, 2) or b.shape[0] != n:
         raise ShapeError(where, "b", f"shape {tuple(b.shape)}", f"({n},) or ({n}, k)", "Check the sizes")
-    _check.check_finite(b, where, "b")
-    return b, A.xp.result_type(A.dtype, _check.check_full_precision(b, where, "b").dtype)
+    _check.check_full_precision(_check.check_finite(b, where, "b"), where, "b")
+    return b, A.dtype if b.dtype == A.dtype else A.xp.result_type(A.dtype, b.dtype)
 
 
 def _square(A: StructuredMatrix, where: str) -> None:

@@ -15,7 +15,7 @@ from .basic import inverse_of_values
 from .errors import ArgumentError, ShapeError, UnsupportedError
 from .kernels import fourier, plan_fft
 from .kernels.limits import kind_of
-from .kernels.unrolled import transform, unroll
+from .kernels.unrolled import unroll
 from .linalg import (
     conversion,
     convert,
@@ -34,11 +34,12 @@ from .linalg import (
     trace,
 )
 from .matrix import StructuredMatrix, structure
+from .transformed import Transformed
 
 __all__ = ["Circulant", "Hankel", "SkewCirculant", "Toeplitz"]
 
 
-class _Diagonals(StructuredMatrix):
+class _Diagonals(Transformed):
     """What the family has in common."""
 
     @abc.abstractmethod
@@ -68,35 +69,7 @@ class _Diagonals(StructuredMatrix):
         at = self._place(i[:, None], j[None, :])
         return xp.reshape(xp.take(self._diagonals(), xp.reshape(at, (-1,)), axis=0), at.shape)
 
-    @abc.abstractmethod
-    def _length(self) -> int:
-        """Of the transforms of a product."""
-
-    @abc.abstractmethod
-    def _by_fft(self, x: Array, axis: int) -> Array:
-        """What _apply does for a matrix that is not small."""
-
     _descending = True  # whether the rows of the transpose are windows of t that move backwards
-
-    def _apply(self, x: Array, axis: int) -> Array:
-        if not self._remembers or self._plan(x.shape, axis).route == "fft":
-            return self._by_fft(x, axis)
-        return self._times_dense(x, axis)
-
-    def _suits_numpy(self, shape: tuple[int, ...], axis: int) -> bool:
-        return fourier.few(shape) or self._plan(shape, axis).route == "dense"
-
-    def _plan(self, shape: tuple[int, ...], axis: int) -> plan_fft.Transform:
-        """By sizes alone; a gradient needs the transforms."""
-        if len(shape) == 1:
-            return self._remember("plan of a vector", lambda: self._planned(1))
-        return self._planned(math.prod(shape) // max(1, self.shape[1]))
-
-    def _planned(self, vectors: int) -> plan_fft.Transform:
-        m, n = self.shape
-        length = self._remember("length", self._length)
-        p = transform(self._arrays[0], m, n, length, vectors)
-        return p if p.route == "fft" or self._remembers else p.by_fft()
 
     def _dense_transpose(self) -> Array:
         m, n = self.shape
@@ -308,7 +281,7 @@ class _FCirculant(_Diagonals):
         return plan_fft.circulant_length(self.c.shape[0], sum(self.corner) - 1, kind_of(self.dtype))
 
     def _by_fft(self, x: Array, axis: int) -> Array:
-        if self._remember("length", self._length) == self.c.shape[0]:
+        if self._fft_length == self.c.shape[0]:
             return fourier.convolve(self._remember("spectrum", self._spectrum), x, 0, self.corner[0], axis)
         (m, n), S = self.corner, self._remember("padded spectrum", lambda: _padded_spectrum(self._diagonals()))
         return fourier.convolve(S, x, n - 1, n - 1 + m, axis)

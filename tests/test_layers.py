@@ -24,6 +24,7 @@ LAYERS = {
     "linalg": (2, 2),
     "lazy": (2, 3),
     "inverses": (2, 3),
+    "transformed": (2, 3),
     "basic": (3, 0),  # Dense and Identity serve the two families beside it
     "low_rank": (3, 1),
     "kronecker": (3, 1),

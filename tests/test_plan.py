@@ -210,7 +210,7 @@ def test_both_routes_of_a_transform(m, n, dtype):
     ):
         dense = ref.wide(A.to_dense())
         data = t if isinstance(A, (sm.Toeplitz, sm.Hankel)) else c
-        N = max(8, A._length())
+        N = max(8, A._fft_length)
         scale = math.sqrt(N) * np.linalg.norm(data) * np.linalg.norm(x, axis=0)
         for route in (A._by_fft, A._times_dense):
             for y in (route(x, -2), route(np.ascontiguousarray(x.T), -1).T):

@@ -38,7 +38,8 @@ def on_gpu(x: Any) -> bool:
 
 
 def is_array(x: object) -> bool:
-    return type(x) is np.ndarray or is_torch(x) or (type(x) not in _NO_ARRAYS and bool(compat.is_array_api_obj(x)))
+    known = type(x)
+    return known is np.ndarray or (known not in _NO_ARRAYS and (is_torch(x) or bool(compat.is_array_api_obj(x))))
 
 
 _NO_ARRAYS = (type(None), bool, int, float, complex, str, tuple, list, dict)  # numpy.float64 is a float, and an array
@@ -114,7 +115,7 @@ def is_lazy(x: object) -> bool:
 
 
 def is_dask(x: object) -> bool:
-    return bool(compat.is_dask_array(x))
+    return "dask.array" in sys.modules and not is_torch(x) and bool(compat.is_dask_array(x))
 
 
 # dtypes ---------------------------------------------------------------------------------------------------------------

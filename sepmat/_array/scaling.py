@@ -48,9 +48,11 @@ def sum_of_squares(x: Array) -> float | None:
     if not is_numpy(x):
         return None
     flat = x if x.ndim == 1 else x.ravel(order="K")
+    if flat.size <= _DOT:
+        return float(np.vdot(flat, flat).real)
     rows = flat[: flat.size // _DOT * _DOT].reshape(-1, _DOT)
     rest = flat[rows.size :]
-    return float(np.vdot(rest, rest).real + (np.vecdot(rows, rows).real.sum() if rows.size else 0.0))
+    return float(np.vdot(rest, rest).real + np.vecdot(rows, rows).real.sum())
 
 
 _DOT = (

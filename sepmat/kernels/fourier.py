@@ -43,7 +43,7 @@ class Spectrum(NamedTuple):
 
     def inverse(self) -> "Spectrum":
         """The spectrum of the inverse matrix."""
-        return self._replace(values=1.0 / self.values, scale=None if self.scale is None else 1.0 / self.scale)
+        return Spectrum(1.0 / self.values, None if self.scale is None else 1.0 / self.scale, *self[2:])
 
 
 def fast_length(n: int, real: bool) -> int:
@@ -56,12 +56,10 @@ def spectrum(v: Array, n: int, skew: bool = False) -> Spectrum:
     v, real = _widen(v), not _array.is_complex(v)
     if not _array.size(v):
         return Spectrum(v, None, None, None, n, real)
-    scale = _scale(v)
-    if scale is not None:
-        v = v / _array.astype(scale, v.dtype)
+    v, scale = near(v)
     twist = _twist(v, n, real) if skew else None
     S = Spectrum(v, scale, twist, _conj(twist), n, real)
-    return S._replace(values=_forward(fft_of(v), S, v, -1))
+    return Spectrum(_forward(fft_of(v), S, v, -1), *S[1:])
 
 
 def padded_spectrum(v: Array, length: int, skew: bool = False) -> Spectrum:
@@ -177,8 +175,8 @@ def _widen(x: Array) -> Array:
     return _array.astype(x, _array.array_namespace(x).float32) if _array.is_half(x.dtype) else x
 
 
-def _scale(x: Array, axis: int | None = None) -> Array | None:
-    """A power of two near max|x| (with an axis one for each vector along it), or None where three such factors
+def near(x: Array, axis: int | None = None) -> tuple[Array, Array | None]:
+    """(x / s, s), s a power of two near max|x| (with an axis one for each vector along it); (x, None) where three such factors
     multiply safely as they are.
 
     Looking costs one dot product on a CPU. On an accelerator it would make the host wait, so there x is always scaled.
@@ -187,8 +185,9 @@ def _scale(x: Array, axis: int | None = None) -> Array | None:
     if square is not None:
         low, high = _LIMITS[kind_of(x.dtype)]
         if low < square < high or (square == 0 and not (x != 0).any()):
-            return None
-    return _array.power_of_two(x, axis)
+            return x, None
+    scale = _array.power_of_two(x, axis)
+    return x / _array.astype(scale, x.dtype), scale
 
 
 _LIMITS = {kind: (1 / limit, limit) for kind, limit in zip("fFdD", (2.0**64, 2.0**64, 2.0**512, 2.0**512), strict=True)}
@@ -211,20 +210,12 @@ def rescale(y: Array, *scales: Array | None) -> Array:
 
 # kernels --------------------------------------------------------------------------------------------------------------------
 
+Run = Callable[[Any, Array, int], Array]  # (an FFT module, x, axis) -> y
 
-def _kernel(run: Callable[..., Array], x_at: int) -> KernelTable:
-    """The table of a function of an FFT module: that of the array API, or SciPy's for NumPy arrays, in blocks."""
 
-    def reference(*args: Any) -> Array:
-        return run(_array.array_namespace(args[x_at]).fft, *args)
-
-    def scipy_row(*args: Any) -> Array:
-        return in_blocks(run, x_at, args)
-
-    reference.__doc__ = run.__doc__
-    table = KernelTable(run.__name__.lstrip("_"), reference)
-    table.row("scipy", lambda *args: type(args[x_at]) is np.ndarray)(scipy_row)
-    return table
+def at_once(run: Run, x: Array, axis: int, n: int, m: int) -> Array:
+    """All vectors together, by the FFT module of the array API."""
+    return run(_array.array_namespace(x).fft, x, axis)
 
 
 def few(shape: tuple[int, ...]) -> bool:
@@ -249,55 +240,64 @@ def _total(X: Array, axis: int) -> Array:
     return _array.array_namespace(X).sum(X, axis=axis)
 
 
-def _convolve(fft: Any, S: Spectrum, x: Array, start: int, stop: int, axis: int) -> Array:
+def _convolve(S: Spectrum, x: Array, start: int, stop: int, axis: int, over: Any = at_once) -> Array:
     """Rows start to stop of the f-circulant S, times x padded by zeros, along `axis` (-1 or -2) of x.
 
-    Two FFTs of length n for every vector.
+    Two FFTs of length n for every vector. over: at_once, or in_blocks.
     """
     if 0 in x.shape or start >= stop:
         return _zeros(x, stop - start, axis)
-    dtype, x = x.dtype, _widen(x)
-    scale = _scale(x, axis)
-    if scale is not None:
-        x = x / _array.astype(scale, x.dtype)
-    X = _times(_forward(fft, S, x, axis), _along(S.values, axis))
-    y = rescale(_inverse(fft, S, X, axis, stop, start), S.scale, scale)
-    return y if y.dtype == dtype else _array.astype(y, dtype)
+
+    def run(fft: Any, x: Array, axis: int) -> Array:
+        x, scale = near(x, axis)
+        X = _times(_forward(fft, S, x, axis), _along(S.values, axis))
+        return rescale(_inverse(fft, S, X, axis, stop, start), S.scale, scale)
+
+    return _array.astype(over(run, _widen(x), axis, S.n, stop - start), x.dtype)
 
 
-def _convolve_twice(fft: Any, outer: Spectrum, inner: Spectrum, x: Array, stop: int, axis: int) -> Array:
+def _convolve_twice(outer: Spectrum, inner: Spectrum, x: Array, stop: int, axis: int, over: Any = at_once) -> Array:
     """The first `stop` rows of Σ_i A_i B_i, A_i and B_i the f-circulants of two spectra, times x padded by zeros.
 
     1 + r + r + 1 FFTs of length n for every vector, in blocks of terms whose intermediates stay in the cache.
     """
     terms, n = inner.values.shape[0], inner.n
-    first, size = inner.part or (0, n)
     if 0 in x.shape or not stop or not terms:
         return _zeros(x, stop, axis)
-    dtype, x = x.dtype, _widen(x)
-    scale = _scale(x, axis)
-    if scale is not None:
-        x = x / _array.astype(scale, x.dtype)
-    X = _forward(fft, inner, x, axis)
-    X = X[..., None, :] if axis == -1 else X[..., None, :, :]
-    block = GPU_BLOCK if _array.on_gpu(x) else TERM_BLOCK
-    vectors = 1 if _array.compiling() else math.prod(x.shape) // max(1, x.shape[axis])  # one graph for all numbers
-    step = max(1, block // max(1, n * vectors))
-    total = None
-    for start in range(0, terms, step):
-        stop_term = min(start + step, terms)
-        Y = X * _along(inner.values[start:stop_term, :], axis)
-        y = _inverse(fft, inner, Y, axis, first + size, first)
-        Y = _times(_forward(fft, outer, y, axis), _along(outer.values[start:stop_term, :], axis))
-        part = _total(Y, axis - 1)
-        total = part if total is None else total + part
-    first, _ = outer.part or (0, n)
-    y = rescale(_inverse(fft, outer, total, axis, first + stop, first), outer.scale, inner.scale, scale)
-    return y if y.dtype == dtype else _array.astype(y, dtype)
+    (first_in, size), (first, _) = inner.part or (0, n), outer.part or (0, n)
+
+    def run(fft: Any, x: Array, axis: int) -> Array:
+        x, scale = near(x, axis)
+        X = _forward(fft, inner, x, axis)
+        X = X[..., None, :] if axis == -1 else X[..., None, :, :]
+        block = GPU_BLOCK if _array.on_gpu(x) else TERM_BLOCK
+        vectors = 1 if _array.compiling() else math.prod(x.shape) // max(1, x.shape[axis])  # one graph for all numbers
+        step = max(1, block // max(1, n * vectors))
+        total = None
+        for i in range(0, terms, step):
+            Y = X * _along(inner.values[i : min(i + step, terms), :], axis)
+            y = _inverse(fft, inner, Y, axis, first_in + size, first_in)
+            Y = _times(_forward(fft, outer, y, axis), _along(outer.values[i : min(i + step, terms), :], axis))
+            part = _total(Y, axis - 1)
+            total = part if total is None else total + part
+        y = _inverse(fft, outer, total, axis, first + stop, first)
+        return rescale(y, outer.scale, inner.scale, scale)
+
+    return _array.astype(over(run, _widen(x), axis, n, stop), x.dtype)
 
 
-convolve = _kernel(_convolve, x_at=1)
-convolve_twice = _kernel(_convolve_twice, x_at=2)
+convolve = KernelTable("convolve", _convolve)
+convolve_twice = KernelTable("convolve_twice", _convolve_twice)
+
+
+@convolve.row("scipy", lambda S, x, *_: type(x) is np.ndarray)
+def _convolve_numpy(S: Spectrum, x: Array, start: int, stop: int, axis: int) -> Array:
+    return _convolve(S, x, start, stop, axis, in_blocks)
+
+
+@convolve_twice.row("scipy", lambda outer, inner, x, *_: type(x) is np.ndarray)
+def _convolve_numpy_twice(outer: Spectrum, inner: Spectrum, x: Array, stop: int, axis: int) -> Array:
+    return _convolve_twice(outer, inner, x, stop, axis, in_blocks)
 
 
 # rows of tensors that are differentiated, or too many for the memory of all their transforms at once

@@ -14,7 +14,7 @@ import scipy.fft
 from .. import _array
 from .._array import Array
 from ._table import KernelTable
-from .fourier import _scale, _widen, _zeros, rescale
+from .fourier import _widen, _zeros, near, rescale
 
 
 class Spectrum(NamedTuple):
@@ -35,9 +35,7 @@ def spectrum(v: Array, sizes: Sequence[int]) -> Spectrum:
     v, real = _widen(v), not _array.is_complex(v)
     if not _array.size(v):
         return Spectrum(v, None, tuple(sizes), real)
-    scale = _scale(v)
-    if scale is not None:
-        v = v / _array.astype(scale, v.dtype)
+    v, scale = near(v)
     S = Spectrum(v, scale, tuple(sizes), real)
     return S._replace(values=_forward(_fft_of(v), S, v, 0))
 
@@ -100,9 +98,7 @@ def _convolve_modes(
     xp, dtype, x = _array.array_namespace(x), x.dtype, _widen(x)
     fft = xp.fft if fft is None else fft
     lead, trail = (x.shape[:-1], ()) if axis == -1 else (x.shape[:-2], x.shape[-1:])
-    scale = _scale(x, axis)
-    if scale is not None:
-        x = x / _array.astype(scale, x.dtype)
+    x, scale = near(x, axis)
     X = _forward(fft, S, xp.reshape(x, (*lead, *lengths, *trail)), len(lead))
     X = X * (S.values if axis == -1 else S.values[..., None])
     y = xp.reshape(_inverse(fft, S, X, len(lead), windows), (*lead, rows, *trail))

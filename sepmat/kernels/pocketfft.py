@@ -1,8 +1,7 @@
 """SciPy's pocketfft on NumPy arrays: its transforms without the checks around them, and many vectors in blocks that share arrays."""
 
-import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -101,49 +100,49 @@ def cut(y: Array, start: int, stop: int, axis: int) -> Array:
 # blocks ------------------------------------------------------------------------------------------------------------------------
 
 
-def in_blocks(run: Callable[..., Any], x_at: int, args: tuple[Any, ...]) -> Any:
-    """Many vectors in blocks of rows that stay in L2 with their transforms; columns are turned, block by block.
+def in_blocks(run: Callable[[Any, Any, int], Any], x: Any, axis: int, n: int, m: int) -> Any:
+    """run(fft, x, axis) -> m numbers for each vector: many vectors in blocks of rows that stay in L2 with their transforms of
+    length n; columns are turned, block by block.
 
     The blocks share their intermediate arrays: new ones would have to be cleared. The result of columns stands in memory column by
     column.
     """
-    x, axis = args[x_at], args[-1]
-    *start, stop = args[x_at + 1 : -1]
-    m = stop - sum(start)
-    if x.ndim == 1 or m <= 0 or not x.size:
-        return run(NUMPY_FFT, *args)
-    step = plan_fft.vectors(args[0].n, x.dtype.char, axis)
+    if x.ndim == 1:
+        return run(NUMPY_FFT, x, -1)
     if axis == -2 and x.shape[-1] == 1:  # one column is a row
-        return in_blocks(run, x_at, (*args[:x_at], x[..., 0], *args[x_at + 1 : -1], -1))[..., None]
+        return in_blocks(run, x[..., 0], -1, n, m)[..., None]
+    step = plan_fft.vectors(n, x.dtype.char, axis)
     if 4 * x.size <= step * x.shape[axis]:  # so little memory is warm whoever had it before
-        return run(NUMPY_FFT, *args)
+        return run(NUMPY_FFT, x, axis)
     if axis == -2 and x.ndim > 2:
-        return np.stack([in_blocks(run, x_at, (*args[:x_at], part, *args[x_at + 1 :])) for part in x])
+        return np.stack([in_blocks(run, part, axis, n, m) for part in x])
     rows = x.reshape(-1, x.shape[-1]) if axis == -1 else x.T
     out = np.empty((len(rows), m), x.dtype)
-    with shared_rooms() as fft:
-        for i in range(0, len(rows), step):
-            part = out[i : i + step]
-            if fft is not NUMPY_FFT:
-                fft.again(part, i == 0)
-            found = run(fft, *args[:x_at], np.ascontiguousarray(rows[i : i + step]), *args[x_at + 1 : -1], -1)
-            if found is not part:
-                part[...] = found
+    fft = shared_rooms()
+    for i in range(0, len(rows), step):
+        part = out[i : i + step]
+        if fft is not NUMPY_FFT:
+            fft.again(part, i == 0)
+        found = run(fft, np.ascontiguousarray(rows[i : i + step]), -1)
+        if found is not part:
+            part[...] = found
+    give_back(fft)
     return out.T if axis == -2 else out.reshape((*x.shape[:-1], m))
 
 
 _scratch = threading.local()
 
 
-@contextlib.contextmanager
-def shared_rooms() -> Iterator[Any]:
+def shared_rooms() -> Any:
     """Transforms whose intermediate arrays serve one block after the other, and the next product of this thread: for 64 rows of
-    1024 in float32 new memory can take longer than the transforms. Whoever comes in between makes his own."""
+    1024 in float32 new memory can take longer than the transforms. Whoever comes before they are given back makes his own."""
     if not isinstance(NUMPY_FFT, PocketFFT):
-        yield NUMPY_FFT
-        return
-    fft = _scratch.__dict__.pop("fft", None) or PocketFFT()
-    yield fft
-    fft.out = None
-    if sum(room.nbytes for room in fft.rooms) <= 2 * plan_fft.VECTORS:
+        return NUMPY_FFT
+    return _scratch.__dict__.pop("fft", None) or PocketFFT()
+
+
+def give_back(fft: Any) -> None:
+    """Keep the arrays of `shared_rooms`; those of an interrupted product are gone."""
+    if isinstance(fft, PocketFFT) and sum(room.nbytes for room in fft.rooms) <= 2 * plan_fft.VECTORS:
+        fft.out = None
         _scratch.fft = fft
