@@ -59,8 +59,9 @@ def hadamard(A: StructuredMatrix, B: StructuredMatrix) -> StructuredMatrix:
             C = Separated._of(factors=C.factors, scales=_array.ldexp(C._weights, j + k))
         if not products:
             return C
+        C, e = C._balance()
         first, *rest = (F[0, ...] for F in C.factors)
-        return Kronecker._of(factors=(first if C.scales is None else first * C.scales[0], *rest))
+        return Kronecker._of(factors=(first if C.scales is None else _array.ldexp(first * C.scales[0], e), *rest))
 
 
 def partial_trace(A: StructuredMatrix, factors: int | Sequence[int]) -> Any:

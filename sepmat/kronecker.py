@@ -236,8 +236,9 @@ def _balanced(factors: Sequence[Factor]) -> tuple[tuple[Factor, ...], int]:
     """The factors with even exponents (`_array.balanced`), where all of them are arrays."""
     if any(isinstance(F, StructuredMatrix) for F in factors):
         return tuple(factors), 0
-    stacks, e = _array.balanced([F[None, ...] for F in factors])
-    return tuple(F[0, ...] for F in stacks), e
+    stacks = tuple(F[None, ...] for F in factors)
+    even, e = _array.balanced(stacks)
+    return tuple(F if new is old else new[0, ...] for F, new, old in zip(factors, even, stacks, strict=True)), e
 
 
 def apply_factors(factors: Sequence[Factor], x: Array, axis: int, before: int = 1, after: int = 1) -> Array:
@@ -369,7 +370,15 @@ def _(A: Kronecker, b: Array) -> Array:
     if _array.is_torch(b) and _array.shares_with_numpy(b) and (twin := A._twin()) is not None:
         return _array.tensor_view(solve.rule(twin, _array.numpy_view(b)))  # its layouts cost no copies there
     _nonsingular(A, "solve")
-    return _mode_by_mode(A, lambda i, B, columns: _by_factor(solve, i, B, columns), b, stacks=True)
+    even, e = _even(A)
+    return _array.ldexp(_mode_by_mode(even, lambda i, B, columns: _by_factor(solve, i, B, columns), b, stacks=True), -e)
+
+
+def _even(A: Kronecker) -> tuple[Kronecker, int]:
+    """(K, e) with A = 2^e K: where the inverse of a factor is out of the range, the factors share their exponents."""
+    factors, e = A._remember("balanced", lambda: _balanced(A.factors))
+    alike = all(F is G for F, G in zip(factors, A.factors, strict=True))
+    return (A if alike else Kronecker._of(factors=factors)), e
 
 
 def _mode_by_mode(
@@ -394,19 +403,23 @@ def _mode_by_mode(
 @factorize.register
 def _(A: Kronecker) -> Factorization:
     _nonsingular(A, "factorize")
-    return Factorization(
-        A, functools.partial(_solve_factors, [_by_factor(factorize, i, B) for i, B in enumerate(A.operators)])
-    )
+    even, e = _even(A)
+    inner = [_by_factor(factorize, i, B) for i, B in enumerate(even.operators)]
+    return Factorization(A, functools.partial(_solve_factors, inner, even, e))
 
 
-def _solve_factors(inner: Sequence[Factorization], A: Kronecker, b: Array) -> Array:
-    return _mode_by_mode(A, lambda i, B, columns: inner[i].solver(B.astype(b.dtype), columns), b, stacks=True)
+def _solve_factors(inner: Sequence[Factorization], even: Kronecker, e: int, A: Kronecker, b: Array) -> Array:
+    def each(i: int, B: StructuredMatrix, columns: Array) -> Array:
+        return inner[i].solver(B.astype(b.dtype), columns)
+
+    return _array.ldexp(_mode_by_mode(even, each, b, stacks=True), -e)
 
 
 @lstsq.register
 def _(A: Kronecker, b: Array, rcond: float | None) -> Array:
     """Factor by factor: the pseudo-inverse of V ⊗ W is that of V times that of W."""
-    return _mode_by_mode(A, lambda i, B, columns: _by_factor(lstsq, i, B, columns, rcond), b)
+    even, e = _even(A)
+    return _array.ldexp(_mode_by_mode(even, lambda i, B, columns: _by_factor(lstsq, i, B, columns, rcond), b), -e)
 
 
 @inverse.register

@@ -193,6 +193,37 @@ def frobenius(A):
     return np.sqrt(np.sum(np.abs(wide(A)) ** 2))
 
 
+def _integers(x):
+    """(real part, imaginary part, k): x = (real + i imaginary) / 2^k in Python's integers, which float64 numbers always are."""
+    parts = [np.asarray(part(x), float) for part in (np.real, np.imag)]
+    ratios = [[v.as_integer_ratio() for v in part.ravel().tolist()] for part in parts]
+    k = max((d.bit_length() - 1 for part in ratios for _, d in part), default=0)
+    real, imag = (np.array([p * (2**k // d) for p, d in part], object).reshape(x.shape) for part in ratios)
+    return real, imag, k
+
+
+def _times_f_circulant(v, f, x):
+    """Z_f(v) x of pairs (real, imaginary) of integers."""
+    n = len(v[0])
+    A, B = (np.array([[p[i - j] if i >= j else f * p[n + i - j] for j in range(n)] for i in range(n)]) for p in v)
+    return A @ x[0] - B @ x[1], A @ x[1] + B @ x[0]
+
+
+def residual_of_displacement(b, G, H, x):
+    """b − Σ_i Z_1(G[:, i]) Z_{-1}(H[:, i]) x without a rounding but the last one, however far the terms cancel."""
+    if not b.size:
+        return np.asarray(b, complex)
+    (*g, p), (*h, q), (*y, s), (*total, t) = map(_integers, (G, H, x, b))
+    shift = p + q + s
+    total = [part << shift for part in total]
+    for i in range(G.shape[1]):
+        inner = _times_f_circulant([part[:, i] for part in h], -1, y)
+        outer = _times_f_circulant([part[:, i] for part in g], 1, inner)
+        total = [part - (term << t) for part, term in zip(total, outer, strict=True)]
+    real, imag = (np.array([v / 2 ** (shift + t) for v in part.ravel()], float).reshape(b.shape) for part in total)
+    return real + 1j * imag
+
+
 def spectral(A):
     return np.linalg.norm(np.asarray(A, complex), 2) if A.size else 0.0
 
