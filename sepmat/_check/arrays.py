@@ -73,7 +73,7 @@ def _raw(x: Any, where: str, name: str, like: Array | None) -> Array:
         raise DTypeError(where, name, got, "an array", "Use A.to_dense() if the dense matrix is wanted")
     if _array.is_torch(x):
         _dense_tensor(x, where, name)
-    if _array.is_dask(x):
+    elif _array.is_dask(x):  # asked by a cache that torch.compile warns of
         raise DTypeError(where, name, "a lazy dask array", "an array in memory", f"Use {name}.compute()")
     if hasattr(x, "toarray") and hasattr(x, "nnz"):
         raise DTypeError(where, name, f"a sparse {type(x).__name__}", "a dense array", "Use .toarray()")
