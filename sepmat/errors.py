@@ -7,9 +7,7 @@ Every error is raised with five parts, and every message has one form:
     sepmat.errors.ShapeError: kron: factors: empty; expected at least one. Use Identity(n, like=array).
 """
 
-import contextlib
 import functools
-import os
 import sys
 import warnings
 from collections.abc import Callable
@@ -40,11 +38,7 @@ __all__ = [
 
 
 LONGEST = 240  # characters that a value may take in a message
-INSIDE = (
-    os.path.dirname(__file__) + os.sep,
-    functools.__file__,
-    contextlib.__file__,
-)  # what a warning does not point into
+INSIDE = {__package__, "functools", "contextlib"}  # what a warning does not point into
 
 
 class SepmatError(Exception):
@@ -138,6 +132,6 @@ def warn(category: type[Warning], text: str) -> None:
     """Warn at the line that called the library, however deep in it the trouble showed."""
     frame: FrameType | None = sys._getframe(1)
     level = 2
-    while frame is not None and frame.f_code.co_filename.startswith(INSIDE):
+    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] in INSIDE:
         frame, level = frame.f_back, level + 1
     warnings.warn(text, category, stacklevel=level)

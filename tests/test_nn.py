@@ -416,3 +416,17 @@ def test_every_public_name_has_an_example():
 def test_where_no_position_is_found_nobody_is_asked_for_a_name():
     with pytest.raises(sm.ArgumentError, match=r"positions: model: .*linear layers: 0\. Name the layers yourself"):
         snn.positions(nn.Sequential(nn.Linear(2, 2)))
+
+
+def test_nothing_is_dense_in_silence():
+    """Sizes without divisors: the default factors are the dense matrix and 1."""
+    with pytest.warns(UserWarning, match=r"^kronecker: shapes: .*\(13×7\) ⊗ \(1×1\).*pass rank= or shapes=") as seen:
+        layer = snn.StructuredUpdate(7, 13, "kronecker")
+    assert [w.filename for w in seen] == [__file__] and layer.parametrisation.num_parameters == 13 * 7 + 1
+    for shape, options in [
+        ((13, 7), {"rank": 1}),
+        ((13, 7), {"shapes": ((13, 1), (1, 7))}),
+        ((12, 7), {}),
+        ((1, 7), {}),
+    ]:
+        assert snn.parametrisation("kronecker", shape, **options).num_parameters <= math.prod(shape) + 1

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from .. import _check
-from ..errors import ArgumentError
+from ..errors import ArgumentError, warn
 from ..kronecker import Kronecker
 from ..low_rank import LowRank
 from ..matrix import StructuredMatrix
@@ -47,7 +47,7 @@ class KroneckerParametrisation(Parametrisation):
 
     shapes: ((o1, i1), (o2, i2)); by default both sizes are split as evenly as possible: (32×32) ⊗ (24×24) for 768². rank r
     in their place: (out/r × r) ⊗ (r × in/r) as in SURM (Sehanobish et al. 2024), in + out parameters for any r; r = 1
-    is LoRA of rank 1.
+    is LoRA of rank 1. Prime sizes have no even split: 67×97 alone would be (67×97) ⊗ (1×1), which warns.
     """
 
     shapes: tuple[Pair, Pair] | None = None
@@ -67,6 +67,9 @@ class KroneckerParametrisation(Parametrisation):
             r = divisor(self.rank, self.shape, self.name, "rank")
             shapes = ((m // r, r), (r, n // r))
         (a, b), (c, d) = as_two_shapes(self._default() if shapes is None else shapes, self.shape, self.name)
+        if shapes is None and c == d == 1 < min(m, n):
+            missing = f"sizes without divisors leave ({m}×{n}) ⊗ (1×1), as many parameters as the dense matrix"
+            warn(UserWarning, f"{self.name}: shapes: {missing}; pass rank= or shapes=, or leave the layer out")
         self._set(shapes=((a, b), (c, d)), rank=None, terms=_check.as_integer(self.terms, self.name, "terms", 1))
 
     def _default(self) -> tuple[Pair, Pair]:
