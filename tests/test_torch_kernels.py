@@ -298,6 +298,8 @@ def threads(monkeypatch):
         (lambda f: sm.Kronecker(*(f(8, 8) for _ in range(6))), 1),
         (lambda f: sm.Separated([f(8, 64, 64), f(8, 64, 64)]), 1),
         (lambda f: sm.Separated([f(8, 64, 64), f(8, 64, 64)]), 16),
+        (lambda f: sm.Separated([f(3, 4, 4), f(3, 150, 150), f(3, 4, 4)]), 40),
+        (lambda f: sm.Separated([f(3, 8, 4), f(3, 150, 150), f(3, 4, 6)]), 40),
         (lambda f: sm.Toeplitz(f(128)), 64),
         (lambda f: sm.Circulant(f(16384)), 1),
     ],

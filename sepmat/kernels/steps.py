@@ -205,8 +205,8 @@ def _run_terms(ends: Sequence[Any], steps: Sequence[plan.Step], terms: int, y: A
         F, before = ends[i], left // terms
         if forward:
             z = np.empty((before, m, terms, right), y.dtype)
-            np.matmul(F, y.reshape(before, terms, n, right), out=z.transpose(0, 2, 1, 3))
+            _array.gemm(F, y.reshape(before, terms, n, right), out=z.transpose(0, 2, 1, 3))
             y = z
         else:
-            y = np.matmul(F, y.reshape(before, n, terms, right).transpose(0, 2, 1, 3))
+            y = _array.gemm(F, y.reshape(before, n, terms, right).transpose(0, 2, 1, 3))
     return run_step(ends[tail.factor], tail, y, out)
