@@ -257,13 +257,32 @@ class LowDisplacementRank(Transformed):
         return sum(terms, start=next(terms))
 
     def _dense_transpose(self) -> Array:
-        columns = list(self._columns())
-        if not columns:
-            return self.xp.zeros(self.shape[::-1], dtype=self.dtype, device=self.device)
-        return self.xp.concat(columns, axis=0)
+        """W e_{j+1} = Z_1 W e_j - 2 Σ_l h_l[N-1-j] g_l: runs of columns, each from a product with a unit vector.
 
-    def _to_dense(self) -> Array:
-        return self.xp.matrix_transpose(self._dense_transpose())
+        A column of a run of k has at most k roundings more than a product.
+        """
+        if self.transposed:
+            return _array.copy(self.xp.matrix_transpose(self.T._dense_transpose()))
+        if _array.is_half(self.dtype):
+            return _array.astype(self.astype("float32")._dense_transpose(), self.dtype)
+        near, e = self._remember("near", self._near)
+        return _array.ldexp(near._in_runs(), e)
+
+    def _in_runs(self) -> Array:
+        """The transpose of the dense form of a W that is not transposed, with entries near 1."""
+        xp, N, (m, n) = self.xp, self.g.shape[0], self.shape
+        if not m * n * self.terms:
+            return xp.zeros((n, m), dtype=self.dtype, device=self.device)
+        run = plan_fft.run(n)
+        whole = self if m == N else self._of(g=self.g, h=self.h, corner=(N, n), transposed=False)
+        E = self._unit_columns(range(0, n, run))
+        columns = [whole._by_fft(xp.matrix_transpose(E), -1)]  # of all runs the first ones, as rows
+        g, h = xp.matrix_transpose(self.g), _padded(xp.flip(self.h, axis=0), max(N, run * E.shape[1]))
+        for j in range(run - 1):
+            last = columns[-1]
+            shifted = xp.concat((last[:, N - 1 :], last[:, : N - 1]), axis=1)
+            columns.append(shifted - 2.0 * (h[j : run * E.shape[1] : run, :] @ g))
+        return xp.reshape(xp.stack(columns, axis=1), (-1, N))[:n, :m]
 
     def _columns(self) -> Iterator[Array]:
         """Blocks of columns, each as rows (k, m), by products with unit vectors."""

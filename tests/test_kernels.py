@@ -215,6 +215,42 @@ def test_displacement_products_of_prime_size(dtype):
                 check(error, scale, BOUNDS["B11"](97, 2), dtype, "B11 displacement product, prime size")
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(700, 700), (700, 301), (301, 700), (33, 33), (16, 5), (1, 1)])
+def test_dense_displacement_by_runs_of_columns(shape, dtype):
+    """Columns that follow from one another meet B11 as products do; small integers make the definition exact."""
+    (m, n), N = shape, max(shape)
+    rng = np.random.default_rng(N)
+    G, H = (np.rint(4 * normal(rng, (N, 2), dtype)).astype(dtype) for _ in range(2))
+    G[:, 1] *= 2.0**-40  # a small term beside a large one
+    wide = [a.astype("complex128") for a in (G, H)]
+    D = sum(f_circulant(wide[0][:, i], 1) @ f_circulant(wide[1][:, i], -1) for i in range(2))[:m, :n]
+    W = sm.LowDisplacementRank(G, H, shape=shape)
+    for A, dense in ((W, D), (W.T, D.T)):
+        found = A.to_dense()
+        assert found.shape == dense.shape and found.dtype == A.dtype
+        error = np.linalg.norm(found - dense, axis=0)
+        check(error, float(ref.displacement_norm(G, H)), BOUNDS["B11"](N, 2), dtype, "B11 dense displacement form")
+
+
+def test_dense_displacement_of_far_generators():
+    """2^-600 beside 2^600, and all of it far from 1: powers of two pass through the dense form bit for bit."""
+    G, H = np.random.default_rng(3).standard_normal((2, 80, 3))
+    near = sm.LowDisplacementRank(G, H).to_dense()
+    for g, h, k in ((600, -600, 0), (-600, 600, 0), (400, 400, 800), (-500, 80, -420)):
+        far = sm.LowDisplacementRank(np.ldexp(G, g), np.ldexp(H, h)).to_dense()
+        np.testing.assert_array_equal(far, np.ldexp(near, k))
+
+
+@pytest.mark.parametrize("size", [0, 1, 8191, 8192, 8193, 20000])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_sum_of_squares_of_any_length(size, dtype):
+    x = normal(np.random.default_rng(size), (size,), dtype)
+    expected = float(np.sum(np.abs(x.astype("complex128")) ** 2))
+    assert abs(_array.sum_of_squares(x) - expected) <= 1e-4 * expected
+    assert _array.sum_of_squares(x.reshape(-1, 1)[:, 0]) == _array.sum_of_squares(x)
+
+
 def test_shorter_vectors_after_longer_ones():
     """Blocks of products after each other share arrays: nothing of a longer x is left in the padding of a shorter one."""
     t, x = np.random.default_rng(8).standard_normal((2, 2999))

@@ -20,6 +20,8 @@ FFT_MANY = {4: 23e9, 8: 13e9}  # of 64 rows of 1024, by the size of a real numbe
 DENSE_CALL = 1.2e-6
 GEMV = 80e9  # bytes of the matrix per second: n = 256 float64 in 6.4 µs
 UNROLL = 14e9  # bytes of a dense form per second, from its diagonals: n = 512 float64 in 0.15 ms
+RUNS = 4e9  # and in runs of columns: n = 1024 in 1.7 ms, n = 256 in 0.2
+LONGEST_RUN = 32  # of columns that follow from one another, each a rounding: n = 1024, 16 terms, 5 ms in place of 110
 PATIENCE = 24  # products that making a dense form may cost: 16 of 64 rows at n = 1024
 AT_ONCE = 0.01  # seconds that making it may cost in any case
 DENSE_BYTES = 2**25  # of a dense form that is remembered beside a structure
@@ -61,8 +63,8 @@ class Transform(NamedTuple):
 def transform(m: int, n: int, length: int, vectors: int, kind: str, transforms: int = 2) -> Transform:
     """FFT or dense, by sizes alone, so that equal products have equal bits.
 
-    transforms = 2: a matrix that is constant along its diagonals, whose dense form is a copy of windows; more: one whose
-    dense form takes n products.
+    transforms = 2: a matrix that is constant along its diagonals, whose dense form is a copy of windows; more: W(G, H), whose
+    columns follow from one another in runs, the first one of each by a product.
     """
     size, real = SIZE[kind], SIZE[kind] // (2 if REAL[kind] == 4 else 1)
     fixed = TRANSFORM + (PADDING if length > max(m, n) else 0.0)
@@ -74,11 +76,19 @@ def transform(m: int, n: int, length: int, vectors: int, kind: str, transforms: 
     dense = DENSE_CALL + m * n * size / GEMV
     if vectors > 1:
         dense += 2 * m * n * vectors * REAL[kind] / LARGE_RATE[real]
-    making = 1e-5 + m * n * size / UNROLL if transforms == 2 else fixed + n * one / rate
+    if transforms == 2:
+        making = 1e-5 + m * n * size / UNROLL
+    else:
+        making = fixed + n * (one / rate / run(n) + max(m, n) * size / RUNS)
     chosen = dense < fast and m * n * size <= DENSE_BYTES and making <= max(AT_ONCE, PATIENCE * fast)
     return Transform(
         "dense" if chosen else "fft", m, n, length, transforms, vectors, kind, fast, making, dense if chosen else fast
     )
+
+
+def run(n: int) -> int:
+    """The columns of a dense W(G, H) that follow from a product each: few enough that the steps are worth their calls."""
+    return max(1, min(LONGEST_RUN, n // 16))
 
 
 def fft_cost(n: int, kind: str) -> float:
