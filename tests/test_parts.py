@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+from cases import CASES
 
 import sepmat as sm
 from sepmat import _array, errors, io, woodbury
@@ -14,6 +15,7 @@ from sepmat.cp import fit as search
 from sepmat.cp.optimise import _penalised, alternate, descend, point
 from sepmat.cp.starts import random_start
 from sepmat.kernels import limits, plan_fft, terms
+from sepmat.sources.operator import FromOperator
 
 # the functions have the names of their files
 nearest, selftest = sys.modules["sepmat.nearest_separated"], sys.modules["sepmat.selftest"]
@@ -183,6 +185,35 @@ def test_a_fit_of_nothing_has_the_parameters_of_its_matrix():
         assert fit.num_parameters == fit.matrix.num_parameters and str(fit)
 
 
+def test_as_many_columns_as_there_are_show_all_of_an_operator():
+    see = object.__new__(FromOperator)
+    see.like = np.zeros(0)
+    for count in (4, 5):
+        assert np.array_equal(see._vectors(np.random.default_rng(0), 4, count), np.eye(4))
+    assert see._vectors(np.random.default_rng(0), 4, 3).shape == (4, 3)
+
+
+def test_inner_products_of_any_two_that_convert():
+    rng = np.random.default_rng(0)
+    D, A = rng.standard_normal((2, 2)), sm.Separated((rng.standard_normal((2, 3, 3)), rng.standard_normal((2, 2, 2))))
+    others = [A, sm.Kronecker(sm.Toeplitz(np.arange(3.0)), D), sm.KroneckerSum(rng.standard_normal((3, 3)), D)]
+    for X, Y in itertools.product(others, others):
+        assert float(sm.inner(X, Y)) == pytest.approx(np.sum(X.to_dense() * Y.to_dense()), rel=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("case", [c for c in CASES if max(max(s, default=0) for s in c.shapes) <= 30], ids=str)
+def test_what_can_be_solved_can_be_factorized(case):
+    A = case.make(*case.data(np.random.default_rng(0), "float64"))
+    if A.shape[0] == A.shape[1] and type(A) in sm.factorize.rules:
+        b = np.random.default_rng(1).standard_normal((A.shape[0], 2))
+        try:
+            x = sm.solve(A, b)
+        except sm.SepmatError:  # singular, or no rule
+            return
+        assert np.allclose(sm.factorize(A).solve(b), x, rtol=1e-9, atol=1e-9 * np.max(np.abs(x), initial=0.0))
+
+
 def test_parallel_terms_of_many_modes():
     """A hundred angles of just under the tolerance: what they move a key by adds up, over all modes."""
     tol, rng, d = 1e-3, np.random.default_rng(0), 100
@@ -332,6 +363,11 @@ def test_operators_that_answer_nonsense_are_named(answer):
 
     with pytest.raises(errors.SepmatError, match=r"^nearest_separated: M @ x"):
         sm.nearest_separated(Odd(), ((3, 3), (3, 3)), rank=1)
+
+
+def test_scalars_of_no_level_are_named():
+    with pytest.raises(sm.ShapeError, match=r"^MultilevelToeplitz: t: "):
+        sm.MultilevelToeplitz(np.asarray(1.0))
 
 
 def test_fields_that_do_not_fit_are_named():
