@@ -11,7 +11,7 @@ from typing import Any
 from . import _array, _check
 from ._array import Array
 from .displacement import LowDisplacementRank
-from .errors import ConditionWarning, PrecisionWarning, warn
+from .errors import ConditionWarning, PrecisionWarning, SingularMatrixError, warn
 from .generators import uncancelled
 from .inverse_generators import displaced_inverse, log_det_change, polished, times, toeplitz_inverse
 from .kernels.cauchy import Solved, displacement_solve, toeplitz_generators, toeplitz_solve
@@ -131,7 +131,10 @@ def _found(A: Displaced, S: Displaced, where: str, rhs: Array) -> tuple[Structur
         _array.astype(X, A.xp.result_type(rhs.dtype, S.dtype))
         for X in (probes, _array.double(_array.stop_gradient(rhs)))
     )
-    M, x = _invert(S, where, A.xp.concat(tuple(both), axis=1))
+    try:
+        M, x = _invert(S, where, A.xp.concat(tuple(both), axis=1))
+    except SingularMatrixError:  # a Hankel matrix is eliminated as a Toeplitz one
+        raise singular(A, where, "a pivot is 0", DENSE) from None
     size = _one_norm(S) * _array.to_float(_array.frobenius(x[:, :PROBES])) / _array.to_float(_array.frobenius(probes))
     rcond = 1.0 / size if 0 < size < math.inf else 0.0
     _check.check_rcond(rcond, n, _array.unit_roundoff(A.xp, A.dtype), where, f"A ({A._name()})", DENSE)

@@ -454,9 +454,14 @@ def _(A: MultilevelToeplitz, ord: Any) -> Array:
 
 
 factorize.rules[MultilevelCirculant] = factorize_as_solve
-# the generators of two levels and more do not stay few in an elimination; circulants precondition well
+# the generators of two levels and more do not stay few in an elimination; circulants precondition well, and the nearest
+# one is positive definite where A is
+_CG = "sm.interop.cg(A, b, M=sm.inverse(sm.t_chan(A)))"
 solve.ways[MultilevelToeplitz] = (
-    "Use sm.interop.cg (gmres if it is not positive definite) with M=sm.inverse(sm.strang(A)), "
+    f"Use {_CG} for a positive definite A and {_CG.replace('cg', 'gmres')} for another, "
     "or sm.solve(sm.Dense(A.to_dense()), b)"
 )
+inverse.ways[MultilevelToeplitz] = f"Use {_CG} for the products you need, or sm.inverse(sm.Dense(A.to_dense()))"
+factorize.ways[MultilevelToeplitz] = f"Use {_CG}, or sm.factorize(sm.Dense(A.to_dense()))"
+slogdet.ways[MultilevelToeplitz] = "Use sm.slogdet(sm.Dense(A.to_dense())), or sm.slogdet(sm.t_chan(A)) for an estimate"
 lstsq.ways[MultilevelToeplitz] = "Use sm.interop.lsmr(A, b), or sm.lstsq(sm.Dense(A.to_dense()), b)"

@@ -480,3 +480,10 @@ def test_least_squares_beyond_its_condition_is_refused():
     for A in (sm.Toeplitz(np.exp(-(k**2) / 50), np.exp(-(k[:30] ** 2) / 50)), sm.Toeplitz(np.ones(8), np.ones(5))):
         with pytest.raises(sm.SingularMatrixError, match=r"lstsq: A: Toeplitz.*Use sm.lstsq\(sm.Dense"):
             sm.lstsq(A, np.ones(A.shape[0]))
+
+
+@pytest.mark.parametrize("cls", [sm.Hankel, sm.Toeplitz])
+def test_a_zero_matrix_is_refused_in_its_own_name(cls):
+    for f in (lambda A: sm.solve(A, np.ones(3)), sm.inverse, sm.factorize):
+        with pytest.raises(sm.SingularMatrixError, match=rf"A: {cls.__name__}\(3×3\) is singular \(a pivot is 0"):
+            f(cls(np.zeros(3)))

@@ -1,6 +1,7 @@
 """BCCB and BTTB matrices beyond the laws of the contract: convolutions of images, solves at any condition, conversions."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -159,18 +160,29 @@ def test_bad_input():
         sm.solve(sm.MultilevelCirculant([[np.nan, 1.0]]), np.ones(2))
 
 
-def test_the_way_to_solve_with_two_levels_is_named(rng):
-    """And it works: the nearest circulant preconditions."""
+def test_the_ways_that_messages_name_work_when_pasted(rng):
+    """Every call in the messages is run as it stands: the nearest circulant preconditions, the dense matrix is exact."""
     decay = 0.5 ** np.abs(np.arange(-5.0, 6.0))
     A, b = sm.MultilevelToeplitz(np.multiply.outer(decay, decay)), rng.standard_normal(36)
-    with pytest.raises(
-        sm.UnsupportedError, match=r"solve: .* Use sm.interop.cg .* with M=sm.inverse\(sm.strang\(A\)\)"
-    ):
-        sm.solve(A, b)
-    found = sm.interop.cg(A, b, rtol=1e-10, M=sm.inverse(sm.strang(A)))
-    assert found.converged and found.iterations < 36
-    with pytest.raises(sm.UnsupportedError, match=r"lstsq: .* Use sm.interop.lsmr"):
-        sm.lstsq(A, b)
+    logdet = np.linalg.slogdet(A.to_dense())[1]
+    for f in (sm.solve, sm.inverse, sm.factorize, sm.slogdet, sm.lstsq):
+        with pytest.raises(sm.UnsupportedError) as caught:
+            f(A, b) if f in (sm.solve, sm.lstsq) else f(A)
+        ways = caught.value.args[-1]
+        assert "sm.Dense(A.to_dense())" in ways and (f in (sm.slogdet, sm.lstsq) or "interop.cg" in ways)
+        calls = re.findall(r"sm\.[^ ]*?\((?:[^()]|\((?:[^()]|\((?:[^()]|\(.*?\))*\))*\))*\)", ways)
+        assert len(calls) == (3 if f is sm.solve else 2), calls
+        for call in calls:
+            found = eval(call, {"sm": sm, "A": A, "b": b})
+            if f is sm.slogdet:
+                assert abs(found.logabsdet - logdet) <= 0.2 * abs(logdet)
+                continue
+            x = found.solve(b) if f is sm.factorize and "Dense" in call else found
+            x = x @ b if isinstance(x, sm.StructuredMatrix) else getattr(x, "x", x)
+            # the default tolerance of the iterations; lsmr's is on Aᴴ (b − A x)
+            assert np.linalg.norm(A @ x - b) <= (1e-3 if "lsmr" in call else 1e-5) * np.linalg.norm(b)
+    few = sm.interop.cg(A, b, rtol=1e-10, M=sm.inverse(sm.t_chan(A)))
+    assert few.converged and few.iterations < 36
 
 
 def test_half_precision_has_no_fft_of_its_own():
