@@ -1,5 +1,7 @@
 """sepmat: matrices with structure. Separated representations, Kronecker algebra, low displacement rank."""
 
+import typing
+
 from . import cauchy_like, commuting, interop, lazy, toeplitz_lstsq, woodbury
 from .algebra import distance, hadamard, inner, partial_trace
 from .als_solve import als_solve
@@ -50,7 +52,7 @@ from .linalg import (
 )
 from .low_rank import LowRank
 from .lsr import generic_separation_rank, separated_from_low_rank, separation_rank, separation_rank_bounds
-from .matrix import Product, Scaled, StructuredMatrix, Sum
+from .matrix import Product, Scaled, StructuredMatrix, Sum, _instead
 from .multilevel import MultilevelCirculant, MultilevelToeplitz
 from .nearest import nearest_circulant, nearest_hankel, nearest_low_rank, nearest_skew_circulant, nearest_toeplitz
 from .nearest_displacement import nearest_displacement
@@ -65,6 +67,14 @@ from .toeplitz import Circulant, Hankel, SkewCirculant, Toeplitz
 __version__ = "0.1.0"
 __all__ = [name for name, value in globals().items() if not name.startswith("_") and type(value).__name__ != "module"]
 __all__ += ["interop"]
+
+
+if not typing.TYPE_CHECKING:  # to whom every name would exist
+
+    def __getattr__(name):
+        """An AttributeError with what is meant: sepmat.nn before it is imported, or a function by NumPy's name for it."""
+        meant = {"nn": "import sepmat.nn", "peft": "import sepmat.peft"}.get(name) or _instead.get(name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}{f'; write {meant}' if meant else ''}")
 
 
 def __dir__() -> list[str]:

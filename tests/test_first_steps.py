@@ -1,6 +1,8 @@
 """What somebody who knows NumPy tries first: names that are offered, and messages that say what to call instead."""
 
 import pydoc
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -96,3 +98,23 @@ def test_an_identity_among_tensors_is_told_of_like(call):
 def test_sizes_and_classes_that_do_not_fit_come_with_what_would(call, advice):
     with pytest.raises(sm.SepmatError, match=f"{advice}.*\\.$"):
         call()
+
+
+@pytest.mark.parametrize("call, advice", [
+    (lambda: sm.inv, r"write sm\.inverse$"),
+    (lambda: sm.svd, r"write sm\.svdvals$"),
+    (lambda: sm.no_such_thing, "'no_such_thing'$"),
+    (lambda: sm.Toeplitz(np.eye(3)), r"nearest_\*"),
+    (lambda: sm.solve(A, np.ones((2, 3))), r"b\.reshape\(-1\) for the values on a grid"),
+    (lambda: sm.solve(A, np.ones(5)), "Check the sizes"),
+])  # fmt: skip
+def test_what_a_first_hour_meets(call, advice):
+    with pytest.raises((AttributeError, sm.ShapeError), match=advice):
+        call()
+
+
+def test_the_torch_modules_are_imported_by_their_names():
+    code = "import sepmat as sm\ntry:\n    sm.nn\nexcept AttributeError as e:\n    print(e)\nfrom sepmat import nn\nsm.nn.adapt"
+    pytest.importorskip("torch")
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "module 'sepmat' has no attribute 'nn'; write import sepmat.nn"

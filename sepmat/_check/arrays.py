@@ -192,6 +192,8 @@ def _axis_advice(have: int, want: int) -> str:
         return "Multiply by the scalar instead"
     if (have, want) == (3, 2):
         return "Use Separated for a sum of several terms"
+    if (have, want) == (2, 1):
+        return "Use A[:, 0] for its first column, nearest_* for the nearest of a class, or reshape(-1) for one vector"
     if want == 1:
         return "Use a.reshape(-1) if all entries belong to one vector"
     return "Reshape it first"
