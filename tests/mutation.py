@@ -19,6 +19,7 @@ FILE.SEED.tried, so that a run that is cut off is a random sample too, and goes 
 import argparse
 import collections
 import concurrent.futures
+import cProfile
 import difflib
 import functools
 import gc
@@ -33,6 +34,7 @@ import resource
 import signal
 import sys
 import textwrap
+import threading
 import time
 import types
 
@@ -120,14 +122,17 @@ def _difference(old, new):
 # --- running them --------------------------------------------------------------------------------------------------------------
 
 
-LATE = "late"
+LATE, FORKING = "late", threading.Lock()
 
 
 def forked(work, seconds, patience=10):
     """What work() returns in a child process; None where it dies or takes more CPU time than that; LATE where it takes so many
     times as long: it sleeps, or the machine is busy."""
-    out, into = os.pipe()
-    pid = os.fork()
+    with FORKING:  # a child of another thread would keep this pipe open
+        out, into = os.pipe()
+        pid = os.fork()
+        if pid:
+            os.close(into)
     if not pid:
         os.setpgid(0, 0)
         os.close(out)
@@ -139,7 +144,6 @@ def forked(work, seconds, patience=10):
                 pipe.write(answer)
         finally:
             os._exit(0)
-    os.close(into)
     deadline, chunks = time.monotonic() + patience * seconds, []
     os.set_blocking(out, False)
     while True:
@@ -178,19 +182,17 @@ class Runner:
 
     def reach(self, item):
         """(seconds, the functions of the library that the test calls), or None where it fails as things stand"""
-        found, package = set(), str(ROOT / "sepmat")
+        package = str(ROOT / "sepmat")
         for cached in self.caches:  # what an earlier test computed would hide a call
             cached.cache_clear()
 
-        def note(frame, event, _):
-            if event == "call" and frame.f_code.co_filename.startswith(package):
-                found.add((frame.f_code.co_filename, frame.f_code.co_firstlineno))
-
-        start = time.process_time()
-        sys.setprofile(note)
-        passed = self.run(item)
-        sys.setprofile(None)
-        return (time.process_time() - start, found) if passed else None
+        profile, start = cProfile.Profile(builtins=False), time.process_time()
+        with profile:
+            passed = self.run(item)
+        seconds = time.process_time() - start
+        codes = [entry.code for entry in profile.getstats() if isinstance(entry.code, types.CodeType)]
+        found = {(code.co_filename, code.co_firstlineno) for code in codes if code.co_filename.startswith(package)}
+        return (seconds, found) if passed else None
 
     def pytest_runtestloop(self, session):
         items = [
@@ -262,9 +264,11 @@ class Runner:
         cache = self.options.reach
         known = pickle.loads(cache.read_bytes()) if cache and cache.exists() else {}
         new = [item for item in items if item.nodeid not in known]
-        for k in range(0, len(new), 200):
-            part = new[k : k + 200]
-            known |= forked(lambda part=part: {i.nodeid: self.reach(i) for i in part}, 600) or {}
+        parts, jobs = [new[k : k + 200] for k in range(0, len(new), 200)], self.options.jobs
+        works = [lambda part=part: {i.nodeid: self.reach(i) for i in part} for part in parts]
+        for k in range(0, len(works), jobs):
+            for found in concurrently([lambda work=work: forked(work, 600) for work in works[k : k + jobs]]):
+                known |= found if isinstance(found, dict) else {}  # not where it died or came late
             if cache:
                 cache.write_bytes(pickle.dumps(known))
         table = {}
