@@ -95,7 +95,7 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "separation_rank": (sm.separation_rank, {"M": M, "shapes": PAIRS, "tol": 1e-3}),
     "separation_rank_bounds": (sm.separation_rank_bounds, {"M": M, "shapes": PAIRS}),
     "shift": (sm.shift, {"n": 3, "f": 1, "like": None}),
-    "sign": (sm.sign, {"A": SUM, "tol": 0.1, "shift": 0.0, "max_condition": None, "seed": 0}),
+    "sign": (sm.sign, {"A": SUM, "tol": 0.1, "shift": 0.0, "max_condition": None, "seed": 0, "progress": False}),
     "sin_sum": (sm.sin_sum, {"n": 3, "d": 2, "like": None}),
     "solve": (sm.solve, {"A": K, "b": b12}),
     "strang": (sm.strang, {"T": SPD, "floor": None}),
