@@ -127,7 +127,7 @@ def shares_with_numpy(*tensors: Array) -> bool:
 def odd_tensor(x: Array) -> str:
     """What keeps a tensor from being an array of numbers in a plain layout; an empty string where nothing does."""
     torch = sys.modules["torch"]
-    kinds = {
+    kinds: dict[str, Callable[[Any], bool]] = {
         "uninitialised": lambda x: isinstance(x, torch.nn.parameter.UninitializedTensorMixin),  # is_lazy breaks graphs
         "masked": lambda x: type(x).__name__ == "MaskedTensor",
         "nested": lambda x: x.is_nested,
