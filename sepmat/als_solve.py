@@ -12,7 +12,7 @@ from .algebra import as_separated, relative_distance
 from .compress import check_condition, compress
 from .equations import Equations, Factors, Reduction, Solution, solution
 from .errors import ConvergenceWarning, DTypeError, ShapeError, SingularMatrixError, speaks
-from .fit import Fit, check_tolerance
+from .fit import Fit, check_tolerance, constant
 from .matrix import StructuredMatrix
 from .separated import Separated
 
@@ -108,7 +108,7 @@ def finite(A: Any, where: str, name: str) -> Separated:
         _check.check_finite(F, where, f"{name}.factors[{i}]")
     if A.scales is not None:
         _check.check_finite(A.scales, where, f"{name}.scales")
-    return A.map(_array.stop_gradient)
+    return A.map(lambda a: constant(a, where, name))
 
 
 def shaped(X: Any, shapes: Sequence[tuple[int, int]], where: str, name: str, like: Separated) -> Separated:

@@ -7,7 +7,7 @@ from typing import Any
 from . import _array, _check
 from ._array import Array
 from .errors import DTypeError
-from .fit import Fit, as_target, check_tolerance, progress_bar
+from .fit import Fit, as_target, check_tolerance, constant, progress_bar
 from .nearest import nearest_circulant, nearest_hankel, nearest_low_rank, nearest_skew_circulant, nearest_toeplitz
 from .nearest_displacement import fit_displacement
 from .nearest_kronecker import nearest_kronecker
@@ -152,7 +152,7 @@ def approximate(
     where = "approximate"
     _check.one_of(where, max_parameters=max_parameters, tol=tol)
     as_target(M, where)
-    M = _array.stop_gradient(_check.as_array(M, where, "M", 2))
+    M = constant(_check.as_array(M, where, "M", 2), where, "M")
     _check.as_generator(seed, where)
     progress = _check.as_flag(progress, where, "progress")
     if max_parameters is not None:

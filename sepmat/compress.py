@@ -11,7 +11,7 @@ from .cp import DenseCore, TrainCore, fit_core
 from .cp.cores import Core, scales, terms_norm, unit, vector_norm
 from .cp.train import Train, dense, difference, from_terms, mode_vectors, norm, rounded
 from .errors import ArgumentError, ConvergenceWarning, DTypeError, PrecisionWarning, warn
-from .fit import Fit, condition_of, smallest_rank, svd, tail_norms
+from .fit import Fit, condition_of, constant, smallest_rank, svd, tail_norms
 from .kernels.terms import scaled
 from .matrix import StructuredMatrix
 from .separated import Separated
@@ -67,7 +67,7 @@ def compress(
         _check.one_of(where, max_condition=max_condition, penalty=penalty)
         penalty = _check.as_tolerance(penalty, where, "penalty")
     for F in A.arrays():
-        _check.check_finite(F, where, "A")
+        _check.check_finite(constant(F, where, "A"), where, "A")
     most = max(1, math.prod(sizes := [m * n for m, n in A.shapes]) // max(1, *sizes))
     if rank is not None:
         rank = _check.as_integer(rank, where, "rank", maximum=most)

@@ -4,7 +4,7 @@ from . import _array, _check
 from .displacement import LowDisplacementRank
 from .errors import speaks
 from .expressivity import displacement_form
-from .fit import Fit, check_tolerance, svd, tail_norms
+from .fit import Fit, check_tolerance, constant, svd, tail_norms
 from .linalg import norm
 from .matrix import StructuredMatrix
 
@@ -38,7 +38,7 @@ def compress_displacement(W: StructuredMatrix, rank: int | None = None, tol: flo
     limit = 4 * N * u if tol is None else check_tolerance(tol, W.g, where)
     if rank is not None:
         rank = _check.as_integer(rank, where, "rank", maximum=max(1, N))
-    W = W.map(_array.stop_gradient)
+    W = W.map(lambda a: constant(a, where, "W"))
     with _array.quiet():
         V, tails = _by_size(W)
         size, most = _array.to_float(norm(V)), V.terms

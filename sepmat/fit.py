@@ -49,6 +49,19 @@ class Fit:
         )
 
 
+def constant(x: Array, where: str, name: str) -> Array:
+    """x as data of a fit that passes no gradient: without one. torch.func and forward mode would take that for zeros in silence."""
+    if _array.attached(x) and not _array.readable(x) and not _array.compiling():
+        raise DTypeError(
+            where,
+            name,
+            "a tensor that is being differentiated by torch.func or in forward mode",
+            "data without a gradient: the steps of a fit pass none",
+            "Detach its tensors, and differentiate what is done with the fit",
+        )
+    return _array.stop_gradient(x)
+
+
 def as_target(M: Any, where: str) -> tuple[Array, int]:
     """(M / 2^k, k): a finite dense matrix in float32 or more, with its largest entry near 1, so that no square overflows.
 

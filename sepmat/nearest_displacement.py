@@ -17,7 +17,7 @@ from . import _array, _check
 from ._array import Array
 from .displacement import LowDisplacementRank, displacement
 from .errors import ConvergenceWarning, warn
-from .fit import Fit, as_target, relative_error, svd
+from .fit import Fit, as_target, constant, relative_error, svd
 from .linalg import convert
 from .matrix import StructuredMatrix
 from .nearest import nearest_circulant, nearest_low_rank, nearest_skew_circulant, nearest_toeplitz
@@ -66,7 +66,7 @@ def fit_displacement(M: Any, rank: int, seed: Any, where: str) -> Fit:
     rng = _check.as_generator(seed, where)
     with _array.quiet():
         M, k = as_target(M, where)
-        M = _array.stop_gradient(M)
+        M = constant(M, where, "M")
         xp, N = _array.array_namespace(M), max(M.shape)
         rank = _check.as_integer(rank, where, "rank", maximum=max(1, N))
         if not M.shape[0] or not M.shape[1] or not bool(xp.any(M != 0)):

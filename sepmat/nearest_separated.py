@@ -12,7 +12,7 @@ from .cp import DenseCore, fit_core
 from .cp.cores import scales, terms_norm, unit
 from .cp.optimise import alternate
 from .errors import ConvergenceWarning, ShapeError, warn
-from .fit import Fit, check_attainable, check_tolerance, condition_of
+from .fit import Fit, check_attainable, check_tolerance, condition_of, constant
 from .kronecker import as_shapes
 from .modes import Compressed, Unfolded, compress_modes, grouped_pairs, least_rank, refine_modes, unfolded, weakest
 from .nearest_kronecker import as_sum, nearest_two
@@ -220,6 +220,7 @@ def _fit(
         (U, s, V), error, optimal = nearest_two(source, pairs, rank, tol, rng, where)
         A = as_sum((U, V), s, pairs, source.exponents)
         return Fit(A, error, A.num_parameters, condition_number=1.0, optimal=optimal)
+    constant(source.like, where, "M")
     T = Unfolded(source.rearranged(grouped_pairs(pairs)), pairs)
     if not T.norm:
         return _nothing(source, pairs)
@@ -232,7 +233,7 @@ def _fit(
         fit = _rounded(source, T, terms)
         if (fit.condition_number or 0.0) <= cap:
             break
-    return fit
+    return dataclasses.replace(fit, matrix=fit.matrix.map(_array.stop_gradient))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -495,6 +495,10 @@ def tensors():
     for name, f in TRANSFORMED.items():
         for way in (through_grad, through_dual):
             yield f"{way.__name__} {name}", lambda b, f=f, way=way: way(b, f), TRUE, "other"
+    for name, f in FITTED.items():
+        yield f"a fit under jacrev, {name}", lambda b, f=f: torch_().func.jacrev(lambda M: f(M).sum())(t(b, S3 @ S3.T + 3 * np.eye(3))), Refusal(TypeError, ".", "torch.func", "Detach"), "fit"
+        yield f"a fit in forward mode, {name}", lambda b, f=f: through_dual(b, lambda c: f(c[:3, None] * c[:3] + c.new_ones(3).diag())), Refusal(TypeError, ".", "forward mode", "Detach"), "fit"
+        yield f"a fit of what requires a gradient, {name}", lambda b, f=f: not f(t(b, S3 @ S3.T + 3 * np.eye(3)).requires_grad_()).requires_grad, TRUE, "fit"
     yield "vmap over b", lambda b: (lambda A: torch_().func.vmap(lambda x: sm.solve(A, x))(t(b, np.eye(4))))(sm.Circulant(t(b, X4))), Refusal(TypeError, "b", "vmap", "columns"), "solve"
     yield "vmap over a solved matrix", lambda b: torch_().func.vmap(lambda c: sm.solve(sm.Toeplitz(c), torch_().ones(4, dtype=c.dtype)))(t(b, np.stack([X4, X4]))), Refusal(TypeError, "A", "vmap", "loop"), "solve"
     yield "vmap over a norm", lambda b: torch_().func.vmap(lambda F: sm.norm(sm.Separated([F[None], F[None]])))(t(b, np.stack([S3, S3]))), Refusal(TypeError, "x", "vmap", "loop"), "other"
@@ -571,6 +575,15 @@ def gradient(b):
     return bool(np.allclose(host(c.grad), X4.sum()))
 
 
+FITTED = {
+    "compress": lambda M: sm.compress(sm.Separated([M[None], M[None] @ M]), rank=1).matrix.to_dense(),
+    "compress_displacement": lambda M: sm.compress_displacement(sm.LowDisplacementRank(M, M), rank=1).matrix.to_dense(),
+    "nearest_displacement": lambda M: sm.nearest_displacement(M, 1).matrix.to_dense(),
+    "nearest_separated": lambda M: sm.nearest_separated(M.new_zeros(8, 8) + M[0, 0], ((2, 2),) * 3, 1).matrix.to_dense(),
+    "approximate": lambda M: sm.approximate(M, 5)[0].matrix.to_dense(),
+    "schulz_inverse": lambda M: sm.schulz_inverse(sm.KroneckerSum(M, M), 0.1).matrix.to_dense(),
+    "power_iteration": lambda M: sm.power_iteration(sm.KroneckerSum(M, M), rank=1).vector.to_dense(),
+}
 TRANSFORMED = {
     "solve, Toeplitz": lambda c: sm.solve(sm.Toeplitz(c), 1 + c),
     "solve, Dense": lambda c: sm.solve(sm.Dense(c[:, None] * c + 1.0 * c.new_ones(4).diag()), c),
