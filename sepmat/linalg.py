@@ -304,7 +304,9 @@ def _right_hand(A: StructuredMatrix, b: Any, where: str) -> tuple[Array, Any]:
     b = _check.as_array(b, where, "b", like=A.arrays()[0])
     n = A.shape[0]
     if b.ndim not in (1, 2) or b.shape[0] != n:
-        advice = "Use b.reshape(-1) for the values on a grid as one vector" if _array.size(b) == n else "Check the sizes"
+        advice = (
+            "Use b.reshape(-1) for the values on a grid as one vector" if _array.size(b) == n else "Check the sizes"
+        )
         raise ShapeError(where, "b", f"shape {tuple(b.shape)}", f"({n},) or ({n}, k)", advice)
     _check.check_full_precision(_check.check_finite(b, where, "b"), where, "b")
     return b, A.dtype if b.dtype == A.dtype else A.xp.result_type(A.dtype, b.dtype)
