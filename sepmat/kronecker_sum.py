@@ -11,6 +11,7 @@ from .basic import Identity, inverse_of_values, is_identity
 from .errors import ShapeError, SingularMatrixError
 from .inverses import Inverse
 from .kernels.kron import kron_sum_matmul
+from .kernels.sylvester import triangular_sum_solve
 from .kronecker import (
     Factor,
     apply_factors,
@@ -186,7 +187,7 @@ class _Forms(NamedTuple):
         if self.normal:
             return self.by_values(1.0 / self.values, b)
         shift = _array.array_namespace(b).zeros((), dtype=self.T[0].dtype, device=_array.device(b))
-        return self._between(lambda y: _back_substitute(self.T, y, shift), b)
+        return self._between(lambda y: triangular_sum_solve(self.T, y, shift), b)
 
     def _between(self, inner: Callable[[Array], Array], b: Array) -> Array:
         xp, dtype = _array.array_namespace(b), _array.array_namespace(b).result_type(b.dtype, self.Q[0].dtype)
@@ -229,11 +230,11 @@ def _rated(forms: _Forms, F: Sequence[Array]) -> _Forms:
         return forms._replace(rcond=rcond)
     shift = xp.zeros((), dtype=T[0].dtype, device=_array.device(T[0]))
     c = _array.normal(_check.as_generator(0, "solve"), (size.shape[0], 1), T[0])
-    z = _back_substitute(T, c, shift)
+    z = triangular_sum_solve(T, c, shift)
     z = z / _array.astype(_array.frobenius(z), z.dtype)
     # reversed, the adjoint of an upper triangular matrix is upper triangular again
     adjoints = [xp.flip(_array.adjoint(X)) for X in T]
-    grown = _array.to_float(_array.frobenius(_back_substitute(adjoints, xp.flip(z, axis=0), shift)))
+    grown = _array.to_float(_array.frobenius(triangular_sum_solve(adjoints, xp.flip(z, axis=0), shift)))
     norms = sum(_array.to_float(xp.max(xp.linalg.svdvals(X))) for X in F)
     return forms._replace(rcond=min(rcond, 1 / (norms * grown)) if math.isfinite(grown) else 0.0)
 
@@ -289,21 +290,3 @@ def _nonsingular(A: KroneckerSum, where: str) -> _Forms:
     way = _check.LEAST_SQUARES if forms.normal else _check.DENSE_LEAST_SQUARES
     _check.check_rcond(forms.rcond, max(A.sizes), u, where, "A (a Kronecker sum)", way)
     return forms
-
-
-def _back_substitute(T: Sequence[Array], b: Array, shift: Array) -> Array:
-    """The solution of (T_1 ⊕ … ⊕ T_d + shift I) y = b for upper triangular T_i, b of shape (N, k)."""
-    xp = _array.array_namespace(b)
-    n, rest = T[0].shape[0], T[1:]
-    if not rest:
-        return xp.linalg.solve(T[0] + shift * xp.eye(n, dtype=b.dtype, device=_array.device(b)), b)
-    size = b.shape[0] // n
-    rows = [b[i * size : (i + 1) * size, :] for i in range(n)]
-    solved: list[Array] = []
-    for i in reversed(range(n)):
-        right = rows[i]
-        if solved:
-            later = xp.reshape(xp.stack(solved[::-1]), (n - 1 - i, -1))
-            right = right - xp.reshape(T[0][i : i + 1, i + 1 :] @ later, right.shape)
-        solved.append(_back_substitute(rest, right, shift + T[0][i, i]))
-    return xp.concat(solved[::-1], axis=0)

@@ -9,6 +9,7 @@ from test_contract import DTYPES
 
 import sepmat as sm
 from sepmat._bounds import BOUNDS
+from sepmat.kernels.sylvester import triangular_sum_solve
 
 
 def hermitian(rng, n, dtype):
@@ -34,6 +35,22 @@ def dense(factors):
     for i, F in enumerate(factors):
         total += functools.reduce(np.kron, [F if j == i else np.eye(n) for j, n in enumerate(sizes)])
     return total
+
+
+@pytest.mark.parametrize("dtype", ["complex128", "complex64"])
+@pytest.mark.parametrize("columns", [0, 1, 3])
+@pytest.mark.parametrize("sizes", [(5,), (4, 6), (3, 1, 5), (2, 3, 2, 4)])
+def test_triangular_sums_by_every_row(sizes, columns, dtype, rng):
+    """B16 for the reference and for LAPACK's, beside a shift."""
+    T = [np.triu(drawn(rng, n, dtype)) + (2 * np.eye(n)).astype(dtype) for n in sizes]
+    b, shift = drawn(rng, max(np.prod(sizes), 3), dtype)[: np.prod(sizes), :columns], np.asarray(0.5 + 1j, dtype)
+    D = dense(T) + shift * np.eye(np.prod(sizes))
+    scale = sum(np.linalg.norm(X) for X in T) + abs(shift)
+    for row in ("reference", "trsyl")[: len(sizes)]:
+        x = triangular_sum_solve(T, b, shift, kernel=row)
+        assert x.shape == b.shape and str(x.dtype) == dtype
+        error = np.linalg.norm((b - D @ x).astype(complex), axis=0)
+        check(error, scale * np.linalg.norm(x, axis=0), BOUNDS["B16"](sum(sizes)), dtype, f"triangular sum, {row}")
 
 
 @pytest.mark.parametrize("backend", DTYPES)
