@@ -145,7 +145,7 @@ def lstsq(A: StructuredMatrix, b: Any, rcond: Any = None) -> Array:
     A: (m, n) of any rank; b: (m,) or (m, k); returns x alone, (n,) or (n, k). Singular values up to rcond times the
     largest count as zero, as in numpy.linalg.lstsq; None is 2 max(m, n) u. Of a Kronecker product this holds factor by
     factor, since the pseudo-inverse of V ⊗ W is that of V times that of W. Through QR factorizations and SVDs of what
-    the structure of A stores; Toeplitz and Hankel matrices must have full rank. Raises ShapeError, ArgumentError,
+    the structure of A stores; Toeplitz, Hankel and W(G, H) must have full rank. Raises ShapeError, ArgumentError,
     NonFiniteError, SingularMatrixError, and UnsupportedError without a rule.
 
     >>> import numpy as np, sepmat as sm

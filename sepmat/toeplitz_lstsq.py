@@ -1,9 +1,9 @@
-"""Least squares with rectangular Toeplitz and Hankel matrices in O(n²), n the shorter side; square ones, W(G, H) too, are solved.
+"""Least squares with rectangular Toeplitz, Hankel and W(G, H) in O(n² r), n the shorter side; square ones are solved.
 
-For B = A (m >= n) or Aᴴ, the matrix BᴴB has displacement rank 4 and is never formed:
-∇(BᴴB) = ∇_{1,1}(Bᴴ) B + Bᴴ ∇_{1,−1}(B), and ∇_{a,b} of a rectangular Toeplitz matrix is e_0 pᵀ + q e_lastᵀ. Steps with
-residuals of A bring the solution to the accuracy of a QR factorization while they contract, κ(A)² u < 1 (Björck, "Stability
-analysis of the method of seminormal equations for linear least squares problems", 1987); beyond, `augmented` takes over.
+For B = A (m >= n) or Aᴴ, the matrix BᴴB has displacement rank at most 2 k and is never formed: with ∇_{1,g}(B) = P Qᵀ, k columns each
+(`borders`), ∇(BᴴB) = ∇_{1,1}(Bᴴ) B + Bᴴ ∇_{1,−1}(B), and ∇_{1,1}(Bᴴ) = Z_1 ∇_{1,1}(B)ᴴ Z_1. Steps with residuals of A bring the
+solution to the accuracy of a QR factorization while they contract, κ(A)² u < 1 (Björck, "Stability analysis of the method of
+seminormal equations for linear least squares problems", 1987); beyond, `augmented` takes over.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,8 @@ from typing import Any
 from . import _array
 from ._array import Array
 from .augmented import ADVICE, augmented_solution
-from .cauchy_like import _toeplitz
+from .borders import borders, down, up
+from .cauchy_like import _scaled, _toeplitz
 from .displacement import LowDisplacementRank
 from .errors import SingularMatrixError
 from .linalg import factorize, lstsq, solve
@@ -24,8 +25,7 @@ STEPS = 8  # of refinement at most
 SMALL = 1e-2  # the first step, relative to x, for κ² u to be small enough
 
 
-@lstsq.register
-def _(A: Toeplitz, b: Array, rcond: float | None) -> Array:
+def _lstsq(A: Toeplitz | LowDisplacementRank, b: Array, rcond: float | None) -> Array:
     """As accurate as a QR factorization: by BᴴB with refinement, or where that does not contract the augmented system.
 
     Raises where the rank is not full, or κ(A) beyond 1e11 or so.
@@ -34,19 +34,21 @@ def _(A: Toeplitz, b: Array, rcond: float | None) -> Array:
         return A.xp.zeros((A.shape[1], b.shape[1]), dtype=b.dtype, device=A.device)
     if A.shape[0] == A.shape[1]:
         return _square(A, b)
-    k = _array.exponent(A._diagonals())
-    T = A.map(lambda a: _array.ldexp(_array.double(a), -k))
-    S, right, tall = T.map(_array.stop_gradient), _array.double(_array.stop_gradient(b)), A.shape[0] > A.shape[1]
+    S, k = _scaled(A)
+    right, tall = _array.double(_array.stop_gradient(b)), A.shape[0] > A.shape[1]
     W = _inverse_gram(S if tall else S.H)
     x = W and (_tall if tall else _wide)(S, right, W)
     if _array.attached(*A.arrays(), b):
         if W is None or x is None:
             raise lstsq.unsupported(A, "no gradient where κ(A)² u is near 1")
-        change = _derivatives(T, _array.double(b), x, W)
+        change = _derivatives(_scaled(A, plain=False)[0], _array.double(b), x, W)
         x = x + (change - _array.stop_gradient(change))
     if x is None:  # each column has an α of its own
         x = A.xp.concat([augmented_solution(A, S, right[:, i : i + 1]) for i in range(b.shape[1])], axis=1)
     return _array.astype(_array.ldexp(x, -k), b.dtype)
+
+
+lstsq.rules[Toeplitz] = lstsq.rules[LowDisplacementRank] = _lstsq
 
 
 @lstsq.register
@@ -57,18 +59,7 @@ def _(A: Hankel, b: Array, rcond: float | None) -> Array:
     return A.xp.flip(lstsq.rule(_toeplitz(A), b, rcond), axis=0)
 
 
-@lstsq.register
-def _(A: LowDisplacementRank, b: Array, rcond: float | None) -> Array:
-    """Square ones of full rank."""
-    if A.shape[0] != A.shape[1]:
-        raise lstsq.unsupported(A, "no rule for a rectangular corner")
-    return _square(A, b)
-
-
-lstsq.square.add(LowDisplacementRank)
-
-
-def _square(A: Toeplitz | Hankel | LowDisplacementRank, b: Array) -> Array:
+def _square(A: StructuredMatrix, b: Array) -> Array:
     try:
         return solve.rule(A, b)
     except SingularMatrixError:  # advises least squares
@@ -76,41 +67,29 @@ def _square(A: Toeplitz | Hankel | LowDisplacementRank, b: Array) -> Array:
         raise SingularMatrixError("lstsq", "A", got, "full rank", ADVICE) from None
 
 
-def gram(B: Toeplitz) -> LowDisplacementRank:
-    """BᴴB as four terms."""
-    xp, (m, n) = B.xp, B.shape
+def gram(B: Toeplitz | LowDisplacementRank) -> LowDisplacementRank:
+    """BᴴB of a tall B: four terms for Toeplitz matrices, 2 (r + 1) or 2 (r + 2) for corners of W(G, H)."""
+    xp, n = B.xp, B.shape[1]
     H: Any = B.H
-    p, q = _border(H, 1.0)
-    r, s = _border(B, -1.0)
-    first, last = (xp.astype(xp.arange(m, dtype=xp.int64, device=B.device) == i, B.dtype) for i in (0, m - 1))
-    e = xp.astype(xp.arange(n, dtype=xp.int64, device=B.device) == 0, B.dtype)
-    P = xp.stack((e, q, H @ first, H @ s), axis=1)
-    Q = xp.stack((B.T @ p, B.T @ last, r, xp.flip(e)), axis=1)
-    return LowDisplacementRank._of(g=0.5 * P, h=xp.flip(Q, axis=0), corner=(n, n), transposed=False)
+    (P, Q), (R, S) = borders(B, 1.0), borders(B, -1.0)
+    G = xp.concat((down(_array.conj(Q)), H @ R), axis=1)
+    K = xp.concat((B.T @ up(_array.conj(P)), S), axis=1)
+    return LowDisplacementRank._of(g=0.5 * G, h=xp.flip(K, axis=0), corner=(n, n), transposed=False)
 
 
-def _border(B: StructuredMatrix, g: float) -> tuple[Array, Array]:
-    """(p, q) with Z_1 B − B Z_g = e_0 pᵀ + q e_{n-1}ᵀ for a p×n Toeplitz matrix."""
-    xp, (m, n) = B.xp, B.shape
-    rows, cols = B._block([0, m - 1], range(n)), B._block(range(m), [0, n - 1])
-    p = rows[1, :] - xp.concat((rows[0, 1:], g * rows[0, :1]))
-    q = xp.concat((xp.zeros_like(cols[:1, 1]), cols[: m - 1, 1] - g * cols[1:, 0]))
-    return p, q
-
-
-def _tall(A: Toeplitz, b: Array, W: Solver) -> Array | None:
+def _tall(A: Any, b: Array, W: Solver) -> Array | None:
     """x of least ‖b − A x‖, by steps x + (AᴴA)⁻¹ Aᴴ (b − A x)."""
     H = A.H
     return _refined(W(H @ b), lambda x: W(H @ (b - A @ x)))
 
 
-def _wide(A: Toeplitz, b: Array, W: Solver) -> Array | None:
+def _wide(A: Any, b: Array, W: Solver) -> Array | None:
     """The shortest x with A x = b, x = Aᴴ y, by steps x + Aᴴ (AAᴴ)⁻¹ (b − A x)."""
     H = A.H
     return _refined(H @ W(b), lambda x: H @ W(b - A @ x))
 
 
-def _derivatives(A: Toeplitz, b: Array, x: Array, W: Solver) -> Array:
+def _derivatives(A: Any, b: Array, x: Array, W: Solver) -> Array:
     """The solution x again, by two of these steps with W held fixed: its first and second derivatives are right."""
     H = A.H
     if A.shape[0] > A.shape[1]:

@@ -36,6 +36,7 @@ LAYERS = {
     "algebra": (3, 4),
     "commuting": (3, 4),
     "displacement": (3, 2),
+    "borders": (3, 3),
     "generators": (3, 3),
     "inverse_generators": (3, 3),
     "cauchy_like": (3, 4),

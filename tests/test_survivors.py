@@ -414,19 +414,6 @@ def test_the_gradient_of_a_norm_far_from_1():
         np.testing.assert_allclose(other, found[0], rtol=1e-12)
 
 
-@pytest.mark.parametrize("g", (1.0, -1.0))
-def test_the_border_of_a_toeplitz_matrix(g):
-    """Z_1 B − B Z_g = e_0 pᵀ + q e_{n-1}ᵀ."""
-    from sepmat.toeplitz_lstsq import _border
-
-    B = sm.Toeplitz([1.0, 2.0, 3.0, 5.0, 7.0], [1.0, 11.0, 13.0])
-    dense, (p, q) = B.to_dense(), _border(B, g)
-    left, right = np.eye(5, k=-1), np.eye(3, k=-1)
-    left[0, -1], right[0, -1] = 1.0, g
-    expected = np.outer(np.eye(5)[0], p) + np.outer(q, np.eye(3)[-1])
-    np.testing.assert_allclose(left @ dense - dense @ right, expected, atol=1e-15)
-
-
 def test_a_zero_tensor_has_no_terms_of_its_dtype():
     from sepmat.tree import tree
 
