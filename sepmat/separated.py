@@ -145,7 +145,8 @@ class Separated(StructuredMatrix):
         at = xp.asarray([l for l, _ in kept], dtype=xp.int64, device=self.device)
         ratios = [ratio if self._is_complex else ratio.real for _, ratio in kept]
         part = self.map(lambda a: xp.take(_array.stop_gradient(a), at, axis=0))
-        scales = part._weights * xp.asarray(ratios, dtype=self.dtype, device=self.device)
+        with _array.quiet():
+            scales = part._weights * xp.asarray(ratios, dtype=self.dtype, device=self.device)
         return part if all(ratio == 1 for ratio in ratios) else Separated._of(factors=part.factors, scales=scales)
 
     @property

@@ -503,3 +503,13 @@ def test_libraries_do_not_mix():
     for f in (sm.inner, sm.hadamard, sm.distance):
         with pytest.raises(TypeError, match="mixed libraries"):
             f(A, B)
+
+
+def test_a_term_however_small_stays_a_term(xp):
+    """Beside one 10^632 times larger, too, and split in two: only zeros go."""
+    factors = [xp.ones((2, 1, 1), dtype=xp.float64), xp.asarray([[[1.0, 2.0]], [[3.0, -1.0]]], dtype=xp.float64)]
+    for small in (-5e-324, 1e-310, -1.0):
+        for large in (1e15, 1e307):
+            A = sm.Separated(factors, xp.asarray([small, large], dtype=xp.float64))
+            assert A.merged().terms == 2 and (A + A).merged().terms == 2 and (A - A).merged().terms == 0
+    assert sm.Separated(factors, xp.asarray([0.0, 1.0], dtype=xp.float64)).merged().terms == 1

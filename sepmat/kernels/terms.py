@@ -13,6 +13,7 @@ import numpy as np
 from .. import _array
 from .._array import Array, array_namespace
 
+LEAST = -1022.0  # exponent beside the largest term: smaller ones count as this one, since only a zero is no term
 KHATRI_RAO_BLOCK = 2**18  # entries of a Khatri–Rao product that is reduced while it is formed
 
 
@@ -58,7 +59,8 @@ def scaled(factors: Sequence[Array], scales: Array) -> Scaled:
     top = _array.to_float(xp.max(exponents)) if exponents.shape[0] else -math.inf
     if not math.isfinite(top):
         return Scaled(columns, 0.0 * scales, norms, 0)
-    shares = xp.pow(xp.asarray(2.0, dtype=exponents.dtype, device=_array.device(scales)), exponents - top)
+    exponents = xp.where(alive, xp.maximum(exponents - top, xp.full_like(exponents, LEAST)), exponents)
+    shares = xp.pow(xp.asarray(2.0, dtype=exponents.dtype, device=_array.device(scales)), exponents)
     return Scaled(columns, scales * _array.astype(shares, scales.dtype), norms, int(top))
 
 
