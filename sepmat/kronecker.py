@@ -238,7 +238,7 @@ def _balanced(factors: Sequence[Factor]) -> tuple[tuple[Factor, ...], int]:
         return tuple(factors), 0
     stacks = tuple(F[None, ...] for F in factors)
     even, e = _array.balanced(stacks)
-    return tuple(F if new is old else new[0, ...] for F, new, old in zip(factors, even, stacks, strict=True)), e
+    return tuple(factors if even is stacks else (F[0, ...] for F in even)), e
 
 
 def apply_factors(factors: Sequence[Factor], x: Array, axis: int, before: int = 1, after: int = 1) -> Array:
@@ -376,9 +376,25 @@ def _(A: Kronecker, b: Array) -> Array:
 
 def _even(A: Kronecker) -> tuple[Kronecker, int]:
     """(K, e) with A = 2^e K: where the inverse of a factor is out of the range, the factors share their exponents."""
-    factors, e = A._remember("balanced", lambda: _balanced(A.factors))
-    alike = all(F is G for F, G in zip(factors, A.factors, strict=True))
-    return (A if alike else Kronecker._of(factors=factors)), e
+
+    def look() -> tuple[Kronecker, int] | None:
+        factors, e = (A.factors, 0) if _near_one(A.factors) else _balanced(A.factors)
+        return None if factors is A.factors else (Kronecker._of(factors=factors), e)
+
+    return A._remember("even", look) or (A, 0)
+
+
+def _near_one(factors: Sequence[Factor]) -> bool:
+    """Whether inverses, one after another, take b past the numbers between b and x by 2^7 at most, as `_array.balanced`
+    allows products in float32. The size of a factor is ‖F‖_F / √m, its singular values in the mean; False in doubt."""
+    up = down = 0.0
+    for F in factors:
+        square = _array.sum_of_squares(F)
+        if not square or not math.isfinite(square):
+            return False
+        k = math.log2(square / F.shape[0]) / 2.0
+        up, down = up + max(k, 0.0), down + max(-k, 0.0)
+    return min(up, down) <= 7.0
 
 
 def _mode_by_mode(

@@ -49,6 +49,23 @@ def test_powers_of_two_pass_through(case, dtype):
             assert off <= allowed * np.finfo(A.dtype).eps / 2 * size, (name, j, k, off)
 
 
+@pytest.mark.parametrize("name", ["solve", "factorize", "lstsq"])
+@pytest.mark.parametrize(
+    "dtype, steps, edge", [("float32", (7, 12, 40, 100), 100), ("float64", (9, 80, 300, 900), 900)]
+)
+def test_units_pass_from_one_factor_to_another(name, dtype, steps, edge):
+    """2^k V ⊗ 2^-k W is V ⊗ W: neither inverse takes b out of the range, wherever b is in it."""
+    rng = np.random.default_rng(2)
+    V, W = ((rng.standard_normal((6, 6)) + 4 * np.eye(6)).astype(dtype) for _ in range(2))
+    b = rng.standard_normal((36, 2)).astype(dtype)
+    f = {"solve": sm.solve, "factorize": lambda A, b: sm.factorize(A).solve(b), "lstsq": sm.lstsq}[name]
+    expected = f(sm.Kronecker(V, W), b)
+    for k in (*steps, *(-k for k in steps)):
+        for j in (0, edge, -edge):
+            found = f(sm.Kronecker(np.ldexp(V, k), np.ldexp(W, -k)), np.ldexp(b, j))
+            assert np.array_equal(found, np.ldexp(expected, j)), (k, j)
+
+
 def draw(rng, n):
     """A Toeplitz matrix with random diagonals."""
     t = rng.standard_normal(2 * n - 1)

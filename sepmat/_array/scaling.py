@@ -97,7 +97,7 @@ def exponent(x: Array) -> int:
     if is_numpy(x):  # without arrays of powers, which take ten times as long for a small x
         if not x.size:
             return 0
-        top = float(np.max(np.abs(x)) if x.dtype.kind == "c" else max(np.max(x), -np.min(x)))
+        top = float(np.abs(x).max() if x.dtype.kind == "c" else max(x.max(), -x.min()))
         limit = _largest(x.dtype)
         return max(-limit, min(math.frexp(top)[1] - 1, limit)) if 0 < top < math.inf else 0
     return round(math.log2(to_float(power_of_two(x)))) if readable(x) else 0
@@ -117,6 +117,10 @@ def balanced(stacks: Sequence[Array], beyond: int | None = None) -> tuple[tuple[
         return stacks, 0
     limit = _range(stacks[0].dtype)
     beyond = limit // 14 if beyond is None else beyond
+    if all(a.shape[0] == 1 for a in stacks):  # plain numbers: arrays of them cost more than small factors
+        single = [exponent(a) for a in stacks]
+        if sum(map(abs, single)) + abs(sum(single)) <= 2 * beyond:
+            return stacks, 0
     exponents = np.stack([np.log2(to_numpy(_slice_sizes(a))) for a in stacks])
     if np.all(np.sum(np.abs(exponents), axis=0) + np.abs(np.sum(exponents, axis=0)) <= 2 * beyond):
         return stacks, 0

@@ -115,8 +115,10 @@ def check_bytes(shape: Sequence[int], itemsize: int, limit: int, where: str, adv
 
 def check_product(shape: Sequence[int], itemsize: int, factors: Sequence[int] = ()) -> None:
     """Refuse a product of which an array on the way is too large. factors: the first and the last one that it has met."""
-    names = " to ".join(str(i) for i in dict.fromkeys(factors))
-    why = f": factor{'s' * (len(set(factors)) > 1)} {names} made them this large" if names else ""
+    why = ""
+    if factors:
+        first, last = factors[0], factors[-1]
+        why = f": factor{f' {first}' if first == last else f's {first} to {last}'} made them this large"
     check_bytes(shape, itemsize, PRODUCT_LIMIT, "A @ x", f"Multiply fewer columns at a time{why}")
 
 
