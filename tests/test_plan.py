@@ -91,6 +91,48 @@ def test_forms_of_a_step(form, dtype):
     check(np.abs(found[..., 0] - ref.wide(rows) @ ref.wide(F).T), np.abs(rows) @ np.abs(F).T, constant(dtype, 6), dtype)
 
 
+@pytest.mark.parametrize(
+    ("n", "d", "k", "axis"), [(64, 2, 16, -2), (64, 2, 20, -1), (8, 6, 1, -2), (32, 3, 5, -2), (2, 16, 1, -2)]
+)
+@pytest.mark.parametrize("dtype", ["float64", "complex64"])
+def test_results_take_turns_in_one_array(n, d, k, axis, dtype, monkeypatch):
+    """The same numbers as with an array for each step, in two arrays at a time that nobody else keeps."""
+    rng = np.random.default_rng(5)
+    factors, x = (
+        [normal(rng, (n, n), dtype) for _ in range(d)],
+        normal(rng, (n**d, k) if axis == -2 else (k, n**d), dtype),
+    )
+    p = plan.chain(((n, n),) * d, *((1, k) if axis == -2 else (k, 1)), x.dtype.char)
+    assert x.nbytes <= p.room <= 1.1 * x.nbytes and p.room % 64 == 0
+    tracemalloc.start()
+    y = kron_matmul(factors, x, axis)
+    held, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held <= 1.05 * x.nbytes and peak <= 2 * p.room + 1.1 * x.nbytes
+    monkeypatch.setitem(p.__dict__, "room", 0)
+    np.testing.assert_allclose(y, kron_matmul(factors, x, axis), rtol=0, atol=1e-6 * np.abs(y).max())
+
+
+def test_room_is_for_what_malloc_would_give_back():
+    """From FREED on, and while what is touched stays below PAIR; slabs and single steps have none."""
+    for n, d, k, room in (
+        (64, 2, 15, 0),
+        (64, 2, 16, 2**19),
+        (64, 2, 255, 8355840),
+        (64, 2, 257, 0),
+        (32, 3, 16, 0),
+        (64, 1, 2000, 0),
+    ):
+        p = plan.chain(((n, n),) * d, 1, k, "d")
+        assert p.room in (room, room + 64 * n) and bool(p.room) == bool(room)
+
+
+def test_calls_choose_whether_slabs_are_shared():
+    """GEMMs of 10 µs lose more by handing over Python's lock than two threads gain; of 90 µs and more they nearly halve."""
+    assert plan.chain(((64, 64),) * 2, 1, 300, "d").shared and plan.chain(((8, 8),) * 6, 16, 1, "d").shared
+    assert not plan.chain(((8, 8),) * 6, 1, 16, "d").shared and not plan.chain(((8, 8),) * 6, 1, 16, "f").shared
+
+
 def test_sizes_choose_the_forms():
     assert plan.step(0, 64, 64, 64, 1).form == "from the right" and plan.step(0, 64, 64, 1, 16).form == "from the left"
     assert plan.step(0, 64, 64, 64, 16).form == "batched" and plan.step(0, 256, 256, 256, 16).form == "row panels"

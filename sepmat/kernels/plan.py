@@ -36,9 +36,13 @@ COPY_CACHED = 1 / 90e9  # six 8×8 on one vector of 2 MB: 0.46 ns a number and f
 COPY = 1 / 28e9
 LARGE_ARRAY = 2**25  # bytes from which malloc takes fresh pages for each array, and these have to be cleared:
 FRESH = 1 / 11e9  # 3.2 ms for 33.5 MB, where writing takes 0.9
+FREED = (
+    2**19
+)  # bytes from which malloc gives back what is free, as nothing as large was freed before: 64⊗64 on 16 columns
 PAIR = 2**23  # bytes from which two arrays at a time do: malloc keeps no more free than twice the largest one it had
 BLOCK = 2**18  # bytes of a slab of a blocked chain: two of them and the factors stay in L2
 NARROWEST = 512  # bytes of a row of a slab that is cut out of longer rows
+SHARED_CALL = 3e-5  # seconds of a call from which threads of Python share slabs
 LEAST_WIDTH = 32  # columns of a slab that all factors meet
 LAID_OUT = 2**16  # entries of a factor that is kept in column order too: 256×256
 SLAB = 2**23  # bytes of the intermediate of a sum of terms, half of L3, where it can be cut;
@@ -169,6 +173,11 @@ def steps(shapes: tuple[tuple[int, int], ...], left: int, right: int) -> tuple[S
     return tuple(found)
 
 
+def length(step: Step, size: int) -> int:
+    """Numbers from one row of its result to the next: where they are spaced out, one cache line more than there are."""
+    return step.m * step.right + (64 // size if step.gap else 0)
+
+
 @dataclasses.dataclass(frozen=True)
 class Chain:
     """How F_1 ⊗ … ⊗ F_d meets x viewed as (left, Π n_i, right).
@@ -195,14 +204,32 @@ class Chain:
         return bool(self.rows or self.columns)
 
     @functools.cached_property
-    def alone(self) -> bool:
-        """Whether every GEMM on a slab is so small that the BLAS takes one thread for it."""
+    def room(self) -> int:
+        """Bytes of one of two places that results of steps on all of x have in turn; 0: an array for each.
+
+        malloc gives back what is free beyond twice the largest array it had, and two equal ones at a time are more: every
+        product would take fresh pages. One array of two places is as large, though one result leaves half of it untouched:
+        64⊗64 on 16 columns in a process of its own 550 to 160 µs, 8⁶ on one vector 2.1 to 0.4 ms.
+        """
+        size, first = SIZE[self.kind], self.steps[:-1]
+        most = -(-max((s.left * length(s, size) for s in first), default=0) * size // 64) * 64
+        return most if most >= FREED and min(2, len(first)) * most < PAIR and not self.in_slabs else 0
+
+    @functools.cached_property
+    def shared(self) -> bool:
+        """Whether threads of Python may share the slabs: where the BLAS takes one thread for each GEMM on a slab, and GEMMs are long.
+
+        Threads hand Python's lock to each other between any two of them. Two threads over one, calls of 10 to 20 µs: 0.8 to 1.4,
+        of 40 µs 0.7 to 0.8, from 90 on 0.6 to 0.7.
+        """
         rows, columns = (
             steps(self.shapes[self.split :], self.rows, self.right),
             steps(self.shapes[: self.split], 1, self.columns),
         )
         cut = [s._replace(form="panels", width=self.columns) for s in columns[:1] + columns[-1:]]
-        return all(s.multiplications <= FAST_LANE for s in (*rows, *columns[1:-1], *cut))
+        fast = all(s.multiplications <= FAST_LANE for s in (*rows, *columns[1:-1], *cut))
+        calls = [seconds(s, self.kind) for s in (*rows, *columns)]
+        return fast and sum(calls) >= SHARED_CALL * len(calls)
 
     @functools.cached_property
     def flops(self) -> int:

@@ -95,9 +95,22 @@ def run_chain(factors: Sequence[Any], p: plan.Chain, x: Any) -> Any:
     """F_1 ⊗ … ⊗ F_d on x viewed as (left, Π n_i, right), `factors` being those of the groups of the plan."""
     if p.in_slabs:
         return _in_slabs(factors, p, x)
+    if p.room:
+        return _by_turns(factors, p, x)
     for step in p.steps:
         x = run_step(factors[step.factor], step, x)
     return x
+
+
+def _by_turns(factors: Sequence[Any], p: plan.Chain, x: Any) -> Any:
+    """Step after step on all of x, all results but the last in the halves of one array in turn."""
+    *first, last = p.steps
+    room = np.empty(2 * p.room, np.uint8)
+    for k, step in enumerate(first):
+        m, left, right, length = step.m, step.left, step.right, plan.length(step, x.itemsize)
+        rows = room[k % 2 * p.room :][: left * length * x.itemsize].view(x.dtype).reshape(left, length)
+        x = run_step(factors[step.factor], step, x, rows[:, : m * right].reshape(left, m, right))
+    return run_step(factors[last.factor], last, x)
 
 
 def _run(factors: Sequence[Any], steps: Sequence[plan.Step], y: Any, out: Any = None, panel: int = 0) -> Any:
@@ -124,7 +137,7 @@ def _in_slabs(factors: Sequence[Any], p: plan.Chain, x: Any) -> Any:
             j = min(i + p.rows, blocks)
             _run(factors[p.split :], plan.steps(tail, j - i, p.right), x[i:j], y[i:j])
 
-        _in_threads(on_rows, range(0, blocks, p.rows), p.alone)
+        _in_threads(on_rows, range(0, blocks, p.rows), p.shared)
     if not head:
         return y
     y = y.reshape(p.left, n, length)
@@ -135,12 +148,12 @@ def _in_slabs(factors: Sequence[Any], p: plan.Chain, x: Any) -> Any:
         j = min(i + p.columns, length)
         _run(factors, plan.steps(head, 1, j - i), y[b, :, i:j], z[b, :, i:j], j - i)
 
-    _in_threads(on_columns, itertools.product(range(p.left), range(0, length, p.columns)), p.alone)
+    _in_threads(on_columns, itertools.product(range(p.left), range(0, length, p.columns)), p.shared)
     return z
 
 
-def _in_threads(run: Callable[[Any], None], slabs: Iterable[Any], alone: bool) -> None:
-    """run of every slab: on the memory of tensors by as many threads as torch takes, where the BLAS takes none of its own.
+def _in_threads(run: Callable[[Any], None], slabs: Iterable[Any], shared: bool) -> None:
+    """run of every slab: on the memory of tensors by as many threads as torch takes, where the plan lets them share.
 
     Slabs have their places in the result and are computed alike by every thread, so that bits do not depend on how many there are.
     """
@@ -160,7 +173,7 @@ def _in_threads(run: Callable[[Any], None], slabs: Iterable[Any], alone: bool) -
         except BaseException as error:  # noqa: BLE001  raised again by the thread that was asked
             failed.append(error)
 
-    count = min(_array.threads_of_torch(), len(todo)) if alone else 1
+    count = min(_array.threads_of_torch(), len(todo)) if shared else 1
     helpers = [threading.Thread(target=contextvars.copy_context().run, args=(help_out,)) for _ in range(count - 1)]
     try:
         for helper in helpers:
