@@ -220,7 +220,7 @@ class Chain:
         """Whether threads of Python may share the slabs: where the BLAS takes one thread for each GEMM on a slab, and GEMMs are long.
 
         Threads hand Python's lock to each other between any two of them. Two threads over one, calls of 10 to 20 µs: 0.8 to 1.4,
-        of 40 µs 0.7 to 0.8, from 90 on 0.6 to 0.7.
+        of 40 µs and more 0.6 to 0.8.
         """
         rows, columns = (
             steps(self.shapes[self.split :], self.rows, self.right),
