@@ -78,7 +78,9 @@ REFUSED = {
     "exponential_sum: terms: 0": lambda: sm.exponential_sum(10.0, terms=0),
     "inner: B: a int": lambda: sm.inner(SUM, 3),
     "inner: A: a int": lambda: sm.inner(3, SUM),
-    "displacement_form: A: Kronecker(2×2 ⊗ 2×2): no rule": lambda: sm.displacement_form(sm.Kronecker(np.eye(2), np.eye(2))),
+    "displacement_form: A: Kronecker(2×2 ⊗ 2×2): no rule": lambda: sm.displacement_form(
+        sm.Kronecker(np.eye(2), np.eye(2))
+    ),
     "inverse: A": lambda: sm.inverse(sm.MultilevelCirculant(np.zeros((2, 2)))),
     "norm: A: no closed form of ord=2 for Multi": lambda: sm.norm(
         sm.MultilevelToeplitz(np.ones((3, 3)), ((2, 2), (2, 2))), 2
