@@ -458,7 +458,7 @@ factorize.rules[MultilevelCirculant] = factorize_as_solve
 # one is positive definite where A is
 _CG = "sm.interop.cg(A, b, M=sm.inverse(sm.t_chan(A)))"
 solve.ways[MultilevelToeplitz] = (
-    f"Use {_CG} for a positive definite A and {_CG.replace('cg', 'gmres')} for another, "
+    f"Use {_CG} for a positive definite A, {_CG.replace('cg', 'gmres')} for another, "
     "or sm.solve(sm.Dense(A.to_dense()), b)"
 )
 inverse.ways[MultilevelToeplitz] = f"Use {_CG} for the products you need, or sm.inverse(sm.Dense(A.to_dense()))"
