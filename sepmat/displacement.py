@@ -262,7 +262,7 @@ class LowDisplacementRank(Transformed):
         A column of a run of k has at most k roundings more than a product.
         """
         if self.transposed:
-            return _array.copy(self.xp.matrix_transpose(self.T._dense_transpose()))
+            return _array.in_rows(self.xp.matrix_transpose(self.T._dense_transpose()))
         if _array.is_half(self.dtype):
             return _array.astype(self.astype("float32")._dense_transpose(), self.dtype)
         near, e = self._remember("near", self._near)
