@@ -455,7 +455,8 @@ def plot_iterations(ax: Any, rows: list[dict[str, Any]]) -> None:
     ax.set(yscale="log", xlabel="n", ylabel="iterations")
     ax.set_xscale("log", base=2)
     ax.set_title("Conjugate gradients: power law –, Gaussian - -, KMS ···")
-    ax.legend()
+    ax.set_ylim(top=10 * ax.get_ylim()[1])  # room for the legend
+    ax.legend(loc="upper center", ncols=2)
 
 
 def plot_displaced(ax: Any, rows: list[dict[str, Any]]) -> None:
@@ -471,7 +472,8 @@ def plot_displaced(ax: Any, rows: list[dict[str, Any]]) -> None:
             ax.plot(terms, [level] * len(terms), "D:", color=LOOKS[LU][0], alpha=shade, markersize=3)
     ax.set(yscale="log", xlabel="terms", ylabel="CPU seconds (dotted: dense LU)" if timed else "residual / n u")
     ax.set_title("Low displacement rank")
-    ax.legend()
+    ax.set_ylim(bottom=ax.get_ylim()[0] / 6)  # room for the legend
+    ax.legend(loc="lower center", ncols=2)
 
 
 if __name__ == "__main__":
