@@ -36,10 +36,8 @@ COPY_CACHED = 1 / 90e9  # six 8×8 on one vector of 2 MB: 0.46 ns a number and f
 COPY = 1 / 28e9
 LARGE_ARRAY = 2**25  # bytes from which malloc takes fresh pages for each array, and these have to be cleared:
 FRESH = 1 / 11e9  # 3.2 ms for 33.5 MB, where writing takes 0.9
-FREED = (
-    2**19
-)  # bytes from which malloc gives back what is free, as nothing as large was freed before: 64⊗64 on 16 columns
-PAIR = 2**23  # bytes of each from which two arrays at a time do: malloc keeps no more free than twice the largest one it had
+FREED = 2**19  # bytes from which malloc gives back what is free, as nothing as large was freed before
+PAIR = 2**23  # bytes of each from which it gives back two at a time: it keeps twice the largest array it had
 BLOCK = 2**18  # bytes of a slab of a blocked chain: two of them and the factors stay in L2
 NARROWEST = 512  # bytes of a row of a slab that is cut out of longer rows
 SHARED_CALL = 3e-5  # seconds of a call from which threads of Python share slabs
