@@ -8,6 +8,7 @@ Every error is raised with five parts, and every message has one form:
 """
 
 import functools
+import inspect
 import sys
 import warnings
 from collections.abc import Callable
@@ -103,7 +104,11 @@ R = TypeVar("R")
 
 
 def speaks(function: Callable[P, R]) -> Callable[P, R]:
-    """Decorator: an error from whatever a function calls names the function, which is what the user called."""
+    """Decorator: an error from whatever a function calls names the function, which is what the user called.
+
+    A dense routine of an array library that gives up has met numbers out of range, made of finite ones on the way.
+    """
+    argument = next(iter(inspect.signature(function).parameters))
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -112,6 +117,14 @@ def speaks(function: Callable[P, R]) -> Callable[P, R]:
         except SepmatError as error:
             error.args = (function.__name__, *error.args[1:])
             raise
+        except (LinAlgError, RuntimeError) as error:
+            if not type(error).__name__.endswith("LinAlgError"):  # torch's is a RuntimeError
+                raise
+            got = f"numbers with which a dense routine failed ({error})"
+            ways = f"Multiply {argument} by a power of two that brings its entries near 1"
+            raise NonFiniteError(
+                function.__name__, argument, got, "numbers whose products stay in range", ways
+            ) from error
 
     return call
 

@@ -128,8 +128,10 @@ def _(A: LowRank, b: Array, rcond: float | None) -> Array:
     if not A.rank or 0 in A.shape:
         return xp.zeros((A.shape[1], b.shape[1]), dtype=b.dtype, device=A.device)
     (P, R), (Q, S) = (_array.qr(X) for X in (A.U, A.V))
-    x = _array.lstsq(R @ xp.matrix_transpose(S), xp.conj(xp.matrix_transpose(P)) @ b, cut_off(A, rcond))
-    return xp.conj(Q) @ x
+    k, l = _array.exponent(R), _array.exponent(S)
+    core = _array.ldexp(R, -k) @ xp.matrix_transpose(_array.ldexp(S, -l))
+    x = _array.lstsq(core, xp.conj(xp.matrix_transpose(P)) @ b, cut_off(A, rcond))
+    return _array.ldexp(xp.conj(Q) @ x, -k - l)
 
 
 @inverse.register

@@ -4,11 +4,13 @@ import functools
 import inspect
 import re
 
+import numpy as np
 import pytest
 from behaviour import arguments
 
 import sepmat as sm
 from sepmat import _check, interop
+from sepmat.errors import speaks
 
 PUBLIC = {name for thing in (sm, interop, sm.StructuredMatrix, sm.Separated) for name in dir(thing)} | set(
     arguments.CALLS
@@ -58,3 +60,26 @@ def test_checks_are_told_who_calls(name, told):
         assert isinstance(where, str) and where in PUBLIC, (check, where, about)
         if "name" in CHECKS[check].parameters and not callable(about):
             assert re.match(r"\w*", about)[0] in of(where) | PARTS, (check, where, about)
+
+
+def test_a_dense_routine_that_gives_up():
+    """Finite factors of a matrix that is out of range: our error, from the one of the array library."""
+    F = np.array([[0.0, 1.0, 2.0], [3.0, 1.0, 0.0], [1.0, 1.0, 1.0]])
+    A = sm.Separated([np.ldexp(F, k)[None] for k in (1000, 900)])
+    match = r"^eigvals: A: .*dense routine failed.*Multiply A by a power of two"
+    with pytest.raises(sm.NonFiniteError, match=match) as caught:
+        sm.eigvals(A)
+    assert type(caught.value.__cause__) is np.linalg.LinAlgError
+
+
+def test_a_dense_routine_of_torch_that_gives_up():
+    torch = pytest.importorskip("torch")
+
+    @speaks
+    def inverse_of(X):
+        return torch.linalg.inv(X)
+
+    with pytest.raises(sm.NonFiniteError, match=r"^inverse_of: X: .*Multiply X by a power of two"):
+        inverse_of(torch.zeros(2, 2))
+    with pytest.raises(RuntimeError, match="at least 2 dimensions"):  # any other error of torch passes
+        inverse_of(torch.zeros(2))

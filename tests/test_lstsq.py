@@ -85,6 +85,15 @@ def test_low_rank(shape, dtype, xp, rng):
         is_least_squares(A, ref.low_rank(ref.wide(U), ref.wide(V)), b, xp, dtype, "lstsq LowRank", rank)
 
 
+def test_low_rank_in_any_units(xp, rng):
+    """U and V of sizes whose product is out of range, though the solution is not."""
+    U, V, b = rng.standard_normal((6, 2)), rng.standard_normal((4, 2)), rng.standard_normal(6)
+    x = host(sm.lstsq(sm.LowRank(xp.asarray(U), xp.asarray(V)), xp.asarray(b)))
+    for k, l, e in ((600, 600, 1000), (-600, -500, -900), (900, -800, 0)):
+        A = sm.LowRank(xp.asarray(np.ldexp(U, k)), xp.asarray(np.ldexp(V, l)))
+        np.testing.assert_array_equal(host(sm.lstsq(A, xp.asarray(np.ldexp(b, e)))), np.ldexp(x, e - k - l))
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("ranks", [(3, 2, 2), (2, 2, 2), (1, 1, 2), (0, 2, 2)])
 def test_kronecker_of_any_ranks(ranks, dtype, xp, rng):
