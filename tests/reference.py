@@ -204,8 +204,8 @@ def _integers(x):
 
 def _times_f_circulant(v, f, x):
     """Z_f(v) x of pairs (real, imaginary) of integers."""
-    n = len(v[0])
-    A, B = (np.array([[p[i - j] if i >= j else f * p[n + i - j] for j in range(n)] for i in range(n)], object) for p in v)
+    rows = range(len(v[0]))
+    A, B = (np.array([[p[i - j] * (1 if i >= j else f) for j in rows] for i in rows], object) for p in v)
     return A @ x[0] - B @ x[1], A @ x[1] + B @ x[0]
 
 
